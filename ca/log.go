@@ -1,0 +1,64 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// Attempt is a decision as it is recorded: granted or refused, with every input.
+type Attempt struct {
+	Caller   Caller // Identity carries the declared claims once the policy picked them
+	Request  Request
+	Now      time.Time // the one reading of the clock
+	Policy   PolicyRef // zero if refused before a policy was asked
+	Decision Decision  // zero if refused before a policy was asked
+	// Proven says that possession of the key and its binding to the token were shown.
+	// Nothing may be derived from the request of an attempt that is not proven.
+	Proven bool
+	// Authority signs, for a grant.
+	Authority string
+	// Refusal says why nothing is granted; nil for a grant.
+	Refusal *Error
+}
+
+// Recorded is what the log holds of an earlier attempt.
+type Recorded struct {
+	Index     uint64
+	Issuer    string
+	Subject   string
+	Digest    [32]byte // of the signed request bytes
+	Authority string
+	// ToBeSigned are the exact bytes of a grant; nil for a refusal.
+	ToBeSigned []byte
+	// Refusal is nil for a grant.
+	Refusal  *Error
+	Decision Decision // Outcome, Rule, Message, Needs, Environment.Name
+	Policy   PolicyRef
+}
+
+// Errors of Log.Record. Nothing was written, no index was taken.
+var (
+	// ErrNonceUsed: the identity used this nonce before.
+	ErrNonceUsed = errors.New("request nonce already used")
+	// ErrTokenUsed: the token was first used with another key, or serves once and has served.
+	ErrTokenUsed = errors.New("ID token already used")
+	// ErrPolicyChanged: the policy that decided is no longer in force. Decide again.
+	ErrPolicyChanged = errors.New("policy changed")
+)
+
+// Log makes attempts durable. It is the only way that this package reaches storage.
+//
+// Record calls build with the index that the record will have, inside the transaction; what build returns is the exact
+// to-be-signed certificate of a grant (nil for a refusal, whose build is nil). When Record returns nil the record is
+// durable. Any error other than those above means that the record is not there, or, for an Error of Kind Unavailable whose
+// outcome is in doubt, that it may be: the caller MUST NOT sign in either case.
+type Log interface {
+	Record(ctx context.Context, a *Attempt, build func(index uint64) ([]byte, error)) (index uint64, err error)
+	// Earlier returns what the same identity's same nonce led to, or nil.
+	Earlier(ctx context.Context, c Caller, r Request) (*Recorded, error)
+	// BoundKeys returns the SHA-256 digests of the keys that decisions bound to this identity's sign-in (auth_time) before.
+	BoundKeys(ctx context.Context, c Caller) ([][32]byte, error)
+	// SignatureFailed records that the grant at index could not be signed.
+	SignatureFailed(ctx context.Context, index uint64, authority string, cause error) error
+}

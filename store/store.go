@@ -1,0 +1,92 @@
+// Package store is the log and what is derived from it: the interface of a backend, and the adapter that lets the core
+// record through it.
+//
+// It knows records as bytes and facts as keys and values. It must never know what a policy says or how a request travels.
+// Backends live in folders of their own and pass store/storetest.
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Slot is where a record goes.
+type Slot struct {
+	Index uint64
+	// Time is the time of the commit, never earlier than that of the record before.
+	Time  time.Time
+	Epoch uint32
+}
+
+// Entry is one conditional append. Everything about it is settled inside one transaction.
+type Entry struct {
+	// Build returns the exact bytes of the record for its slot. It is called inside the transaction, perhaps more than
+	// once (a backend may retry), and MUST depend on nothing but the slot and what it closed over.
+	Build func(Slot) (record []byte, err error)
+	// Blobs are stored by SHA-256 in the same transaction, if they are new.
+	Blobs [][]byte
+	// Expect must still hold.
+	Expect []Version
+}
+
+// Version is a fact that must have this value at the commit.
+type Version struct {
+	Key   []byte
+	Value []byte // nil: the fact must not exist
+}
+
+// Store is a backend. The facts of a record (audit.Facts) are a pure function of its bytes and are written in the same
+// transaction, so that every projection can be rebuilt from the log.
+//
+// An entry that fails, fails alone: it takes no index and the batch it was in goes on. Append returns only when the record
+// is durable. Once the outcome of a commit is in doubt the backend is dead: Append returns ErrInDoubt for that batch and
+// for ever after, and Dead is closed.
+type Store interface {
+	Append(ctx context.Context, e Entry) (index uint64, err error)
+
+	// Size is the number of durable records.
+	Size(ctx context.Context) (uint64, error)
+	// Records returns up to n records from index on, ascending; fewer at the end of the log.
+	Records(ctx context.Context, from uint64, n int) ([][]byte, error)
+	// Blob returns the bytes with this SHA-256, or ErrNotFound.
+	Blob(ctx context.Context, digest [32]byte) ([]byte, error)
+	// Fact returns the value of a fact, or ErrNotFound.
+	Fact(ctx context.Context, key []byte) ([]byte, error)
+	// Facts returns up to n keys and values with this prefix in descending order of keys, those below before if it is not nil.
+	Facts(ctx context.Context, prefix, before []byte, n int) ([]KeyValue, error)
+	// Checkpoint returns the newest signed checkpoint, which covers all durable records.
+	Checkpoint(ctx context.Context) ([]byte, error)
+	// Wait returns once the log has more than size records.
+	Wait(ctx context.Context, size uint64) error
+
+	// Dead is closed when the outcome of a commit is in doubt. The daemon must end.
+	Dead() <-chan struct{}
+	Close() error
+}
+
+// KeyValue is a fact as stored.
+type KeyValue struct {
+	Key   []byte
+	Value []byte
+}
+
+// Errors of a backend.
+var (
+	ErrNotFound = errors.New("not found")
+	// ErrExpect: a Version of the entry no longer holds.
+	ErrExpect = errors.New("expected version no longer holds")
+	// ErrInDoubt: the record may or may not be durable.
+	ErrInDoubt = errors.New("outcome of the commit is in doubt")
+	// ErrUnavailable: nothing was written, and trying again later may help (disk full, read-only, clock went back).
+	ErrUnavailable = errors.New("log cannot be written")
+)
+
+// ConflictError says that a fact which had to be new, or the same, exists with another value.
+type ConflictError struct {
+	Key   []byte
+	Value []byte // the value that stands
+}
+
+func (e *ConflictError) Error() string { return fmt.Sprintf("fact %q exists", e.Key) }
