@@ -1,0 +1,39 @@
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS  := -s -w -X github.com/hallpass-ssh/hallpass/internal/version.Version=$(VERSION)
+FUZZTIME ?= 10s
+BUF      := go tool -modfile=tools-buf.mod buf
+LINT     := go tool -modfile=tools-lint.mod golangci-lint
+
+.PHONY: all build test race fuzz e2e lint generate bench demo
+all: build lint test
+
+build: # the same commit gives the same bytes
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
+
+test: # the race detector needs cgo; the programs never do
+	scripts/install-deps test
+	CGO_ENABLED=1 go test -race -timeout 15m ./...
+
+race: # test has looked for races once: look again, in other orders and on other numbers of threads
+	CGO_ENABLED=1 go test -race -count=1 -shuffle=on -cpu=1,8 -timeout 30m ./...
+
+fuzz: # every fuzz target, FUZZTIME each
+	scripts/fuzz $(FUZZTIME)
+
+e2e: # the scenarios with the full number of fault rounds
+	scripts/install-deps test
+	HALLPASS_LONG=1 go test -count=1 -timeout 60m -v ./e2e/...
+
+lint:
+	$(BUF) lint && $(BUF) format --diff --exit-code
+	$(LINT) run
+
+generate:
+	$(BUF) generate
+
+bench:
+	go test -run '^$$' -bench . -benchmem -timeout 30m ./...
+
+demo:
+	scripts/install-deps demo
+	scripts/demo
