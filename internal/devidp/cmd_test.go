@@ -18,12 +18,25 @@ import (
 // TestMain lets the test binary be the program hallpass-devidp, so that the tests run a real process.
 func TestMain(m *testing.M) {
 	if os.Getenv("RUN_DEVIDP") == "" {
-		os.Exit(m.Run())
+		os.Exit(runTests(m))
 	}
 	if err := devidp.Command().Execute(); err != nil {
 		os.Stderr.WriteString("hallpass-devidp: " + err.Error() + "\n")
 		os.Exit(1)
 	}
+}
+
+// keyFile is shared by the tests' servers: to make RSA keys takes longer than all they do with them.
+var keyFile string
+
+func runTests(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "devidp")
+	if err != nil {
+		panic(err)
+	}
+	defer os.RemoveAll(dir)
+	keyFile = filepath.Join(dir, "keys.pem")
+	return m.Run()
 }
 
 func program(t testing.TB, args ...string) *exec.Cmd {

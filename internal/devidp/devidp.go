@@ -34,7 +34,7 @@ type Config struct {
 	// are made at start and forgotten at the end.
 	KeyFile string
 
-	// Clock is the time that tokens are dated with. Default: time.Now.
+	// Clock is the time that tokens are dated with; it may be called by several goroutines at once. Default: time.Now.
 	Clock func() time.Time
 
 	IDTokenLifetime     time.Duration // default 1 hour

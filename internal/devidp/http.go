@@ -76,6 +76,11 @@ func (s *Server) moment() moment {
 	return moment{now: now, skew: time.Since(now)}
 }
 
+// momentOf returns the time of the HTTP request that the context belongs to.
 func momentOf(ctx context.Context) moment {
-	return ctx.Value(momentKey{}).(moment)
+	m, ok := ctx.Value(momentKey{}).(moment)
+	if !ok {
+		panic("devidp: a request that did not pass the guard")
+	}
+	return m
 }

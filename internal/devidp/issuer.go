@@ -13,7 +13,6 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
-	"io"
 	"maps"
 
 	"github.com/zitadel/oidc/v3/pkg/oidc"
@@ -123,7 +122,7 @@ func sign(alg any, key *rsa.PrivateKey, input string) ([]byte, error) {
 			return nil, err
 		}
 		mac := hmac.New(sha256.New, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
-		io.WriteString(mac, input)
+		mac.Write([]byte(input))
 		return mac.Sum(nil), nil
 	case "ES256":
 		stranger, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

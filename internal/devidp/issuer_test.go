@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/tls"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -14,6 +16,7 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/oauth2"
 
 	"github.com/hallpass-ssh/hallpass/internal/devidp"
 )
@@ -92,8 +95,9 @@ func TestPersonClaimsAreThoseOfASignIn(t *testing.T) {
 	if err := id.Claims(&made); err != nil {
 		t.Fatal(err)
 	}
-	for _, ofTheFlow := range []string{"nonce", "at_hash", "c_hash", "client_id"} {
+	for _, ofTheFlow := range []string{"nonce", "at_hash", "c_hash", "client_id", "iat", "exp"} {
 		delete(signedIn, ofTheFlow)
+		delete(made, ofTheFlow)
 	}
 	if diff := cmp.Diff(signedIn, made); diff != "" {
 		t.Errorf("claims (-signed in +made):\n%s", diff)
@@ -264,6 +268,29 @@ func TestFaults(t *testing.T) {
 	}
 	if keys, discovery := server.Fetches(devidp.KeysPath), server.Fetches(devidp.DiscoveryPath); keys < 6 || discovery != 1 {
 		t.Errorf("counted %d fetches of keys, %d of discovery", keys, discovery)
+	}
+}
+
+func TestServesHTTPS(t *testing.T) {
+	example := httptest.NewTLSServer(http.NotFoundHandler()) // has a certificate for 127.0.0.1 and a client that trusts it
+	defer example.Close()
+	server := start(t, devidp.Config{TLS: &tls.Config{Certificates: example.TLS.Certificates}})
+	trusting, ok := example.Client().Transport.(*http.Transport)
+	if !ok || !strings.HasPrefix(server.URL(), "https://127.0.0.1:") {
+		t.Fatalf("issuer is %s", server.URL())
+	}
+	ctx := oidc.ClientContext(t.Context(), example.Client())
+	provider, err := oidc.NewProvider(ctx, server.URL())
+	if err != nil {
+		t.Fatal(err)
+	}
+	device, err := (&oauth2.Config{ClientID: "hallpass", Endpoint: provider.Endpoint(), Scopes: []string{"openid"}}).DeviceAuth(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	browser := devidp.NewBrowser(trusting.TLSClientConfig)
+	if err := browser.SignIn(t.Context(), "alice", device.VerificationURIComplete); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -62,6 +62,9 @@ func (b *Browser) LoadCookies(path string) error {
 	if err := json.Unmarshal(text, &cookies); err != nil {
 		return fmt.Errorf("load cookies %s: %w", path, err)
 	}
+	if cookies == nil {
+		return fmt.Errorf("load cookies %s: the file holds null; remove it", path)
+	}
 	b.jar.mu.Lock()
 	defer b.jar.mu.Unlock()
 	b.jar.cookies = cookies

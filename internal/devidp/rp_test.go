@@ -17,6 +17,9 @@ import (
 // start returns a provider that listens until the test ends.
 func start(t testing.TB, config devidp.Config) *devidp.Server {
 	t.Helper()
+	if config.KeyFile == "" {
+		config.KeyFile = keyFile
+	}
 	server, err := devidp.New(config)
 	if err != nil {
 		t.Fatal(err)

@@ -1,8 +1,8 @@
 package devidp
 
 import (
-	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 )
@@ -59,11 +59,9 @@ func At(fault Fault, paths ...string) Fault {
 	return func(next http.Handler) http.Handler {
 		broken := fault(next)
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			for _, path := range paths {
-				if r.URL.Path == path {
-					broken.ServeHTTP(w, r)
-					return
-				}
+			if slices.Contains(paths, r.URL.Path) {
+				broken.ServeHTTP(w, r)
+				return
 			}
 			next.ServeHTTP(w, r)
 		})
@@ -94,7 +92,7 @@ func Answering(status int, body string) Fault {
 		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(status)
-			io.WriteString(w, body)
+			w.Write([]byte(body))
 		})
 	}
 }
