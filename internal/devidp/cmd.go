@@ -31,7 +31,7 @@ func Command() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	root.AddCommand(serveCommand(), signInCommand(), tokenCommand())
+	root.AddCommand(serveCommand(), signInCommand(), tokenCommand(), freePortsCommand(), dialCommand())
 	return root
 }
 

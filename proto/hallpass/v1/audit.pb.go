@@ -650,7 +650,7 @@ var File_hallpass_v1_audit_proto protoreflect.FileDescriptor
 
 const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x17hallpass/v1/audit.proto\x12\vhallpass.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x18hallpass/v1/record.proto\"\xc2\x01\n" +
+	"\x17hallpass/v1/audit.proto\x12\vhallpass.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc2\x01\n" +
 	"\n" +
 	"Possession\x12\x1d\n" +
 	"\n" +
@@ -756,7 +756,6 @@ func file_hallpass_v1_audit_proto_init() {
 	if File_hallpass_v1_audit_proto != nil {
 		return
 	}
-	file_hallpass_v1_record_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
