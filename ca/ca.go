@@ -1,0 +1,103 @@
+package ca
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"time"
+)
+
+// The bounds that no configuration can pass.
+const (
+	hardMaxTTL  = 24 * time.Hour
+	hardMaxSkew = 5 * time.Minute
+	// clockTolerance is how far the clock of a caller may be off.
+	clockTolerance = 5 * time.Minute
+	// signTimeout bounds one signature, so that a dead signer cannot pile up calls.
+	signTimeout = 10 * time.Second
+	// recordTimeout bounds a record that is written although the caller may be gone.
+	recordTimeout = 10 * time.Second
+	// maxDecisions bounds how often one request is decided because the policy changed under it.
+	maxDecisions = 4
+)
+
+// CA issues certificates. Its fields are its configuration and what it stands on; make one with New and change nothing
+// afterwards. Its methods are safe for concurrent use.
+type CA struct {
+	// Authenticate verifies an ID token at a time. A Caller that has a Subject and comes with an error is a known identity whose
+	// refusal is recorded (the rule for emails, say); an error without one is that of a stranger. Required.
+	Authenticate func(ctx context.Context, token string, now time.Time) (Caller, error)
+	// Parse reads the wire form of a request. It is called only after the signature over these bytes was checked. Required.
+	Parse func(signed []byte) (Request, error)
+	// ParsePossession reads the wire form of a proof of possession, likewise. Required by Possession.
+	ParsePossession func(signed []byte) (Possession, error)
+	// Rules returns the policy in force. Required; while it returns nil nothing is issued.
+	Rules func() Rules
+	// Log makes attempts durable. Required.
+	Log Log
+	// Authorities sign, by name. At least one; every key has one purpose, see CheckDistinct.
+	Authorities map[string]*Authority
+	// ServerNames are the names under which callers may have dialled this CA. At least one.
+	ServerNames []string
+	// MaxTTL is a cap above every policy. Zero means 24 hours, which is also the most it can be.
+	MaxTTL time.Duration
+	// Skew backdates certificates for servers whose clocks are behind. Zero means one minute; at most five.
+	Skew time.Duration
+	// Admit limits the rate of one identity. What it refuses is counted by it and not recorded. Nil admits all.
+	Admit func(Caller, netip.Addr) error
+	// Stranger is told of each call that no identity stands behind. Nil tells nobody.
+	Stranger func(reason error)
+	// Now is the clock, read once for each call. Nil means time.Now.
+	Now func() time.Time
+	// Rand is the source of certificate nonces and signatures. Nil means crypto/rand.
+	Rand io.Reader
+	// Logger gets faults of the daemon, never a token. Nil discards them.
+	Logger *slog.Logger
+}
+
+// New checks c and fills in its defaults.
+func New(c CA) (*CA, error) {
+	switch {
+	case c.Authenticate == nil || c.Parse == nil || c.Rules == nil || c.Log == nil:
+		return nil, errors.New("make CA: Authenticate, Parse, Rules and Log are required")
+	case len(c.Authorities) == 0:
+		return nil, errors.New("make CA: no Authority to sign with")
+	case len(c.ServerNames) == 0:
+		return nil, errors.New("make CA: no server name, so no request could be meant for it")
+	case c.MaxTTL < 0 || c.MaxTTL > hardMaxTTL:
+		return nil, fmt.Errorf("make CA: the cap of %v on lifetimes is not within 0 and %v", c.MaxTTL, hardMaxTTL)
+	case c.Skew < 0 || c.Skew > hardMaxSkew || c.Skew%time.Second != 0:
+		return nil, fmt.Errorf("make CA: backdating by %v is not within 0 and %v in whole seconds", c.Skew, hardMaxSkew)
+	}
+	for name, a := range c.Authorities {
+		if a == nil || a.Name != name {
+			return nil, fmt.Errorf("make CA: the Authority listed as %q is another", name)
+		}
+	}
+	if err := CheckDistinct(c.Authorities, nil); err != nil {
+		return nil, fmt.Errorf("make CA: %w", err)
+	}
+	c.MaxTTL = cmp.Or(c.MaxTTL, hardMaxTTL)
+	c.Skew = cmp.Or(c.Skew, time.Minute)
+	if c.Admit == nil {
+		c.Admit = func(Caller, netip.Addr) error { return nil }
+	}
+	if c.Stranger == nil {
+		c.Stranger = func(error) {}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return &c, nil
+}

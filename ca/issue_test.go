@@ -1,0 +1,56 @@
+package ca_test
+
+import (
+	"bytes"
+	"testing"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"golang.org/x/crypto/ssh"
+)
+
+func TestIssueGrantsWhatTheRuleGrants(t *testing.T) {
+	s := newStand(t)
+	cert, issued := s.issued(s.ask())
+	if cert.CertType != ssh.UserCert || cert.Serial != 1 || issued.Serial != 1 || issued.Index != 0 {
+		t.Errorf("type %d serial %d, issued %d at %d", cert.CertType, cert.Serial, issued.Serial, issued.Index)
+	}
+	if got := cert.ValidPrincipals; len(got) != 1 || got[0] != "deploy" {
+		t.Errorf("principals %q", got)
+	}
+	now := uint64(s.now.Unix())
+	if cert.ValidAfter != now-60 || cert.ValidBefore != now+uint64((2*time.Hour)/time.Second) {
+		t.Errorf("valid from now%+d to now%+d", int64(cert.ValidAfter-now), int64(cert.ValidBefore-now))
+	}
+	if want := "hallpass1 i=0 s=alice r=developers-on-prod p=3f2a9c1d0b7e"; cert.KeyId != want {
+		t.Errorf("key ID %q, want %q", cert.KeyId, want)
+	}
+	record := s.log.last()
+	if !bytes.HasPrefix(issued.Certificate, record.toBeSigned) {
+		t.Error("the certificate does not begin with the recorded bytes")
+	}
+	if record.attempt.Caller.Claims != nil {
+		t.Error("the attempt carries claims that no policy declared")
+	}
+	if !record.attempt.Proven || !record.attempt.Caller.Token.Bound || record.attempt.Authority != "default" {
+		t.Errorf("recorded %+v", record.attempt)
+	}
+	checker := ssh.CertChecker{Clock: func() time.Time { return s.now }}
+	if err := checker.CheckCert("deploy", cert); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestDryRunRecordsAndSignsNothing(t *testing.T) {
+	s := newStand(t)
+	plan, err := s.DryRun(t.Context(), s.ask())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if plan.TTL != 2*time.Hour || len(plan.Principals) != 1 || plan.Principals[0] != "deploy" || plan.Decision.Outcome != ca.Allow {
+		t.Errorf("planned %+v", plan)
+	}
+	if s.log.size() != 0 || s.signer.signed.Load() != 0 {
+		t.Errorf("%d records, %d signatures", s.log.size(), s.signer.signed.Load())
+	}
+}
