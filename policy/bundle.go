@@ -1,0 +1,168 @@
+package policy
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// Bounds of a bundle.
+const (
+	maxFile  = 1 << 20
+	maxFiles = 1000
+	maxTotal = 16 << 20
+)
+
+// Bundle is a policy as files.
+type Bundle struct {
+	// Files are the .yaml files by slash-separated path below the policy folder.
+	Files map[string][]byte
+	// Source is the folder they came from.
+	Source string
+	// Revision is the git commit, in full; empty for a plain folder.
+	Revision string
+	// Dirty says that the files differ from the commit.
+	Dirty bool
+}
+
+// ReadDir reads the policy in dir. If dir is a git work tree or a folder of one, the files are those of the commit that is
+// checked out, whatever lies in the folder now; allowDirty takes those that lie there, and says so in Dirty if they differ.
+// Of a plain folder the files are read as they are.
+//
+// Only files whose name ends in .yaml are read, none whose name or folder begins with a dot. Links and submodules are
+// errors, never followed: what they name is not under the control of who reviews the policy.
+func ReadDir(dir string, allowDirty bool) (*Bundle, error) {
+	b, err := readDir(dir, allowDirty)
+	if err != nil {
+		return nil, fmt.Errorf("read policy %s: %w", dir, err)
+	}
+	return b, nil
+}
+
+func readDir(dir string, allowDirty bool) (*Bundle, error) {
+	full, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
+	if full, err = filepath.EvalSymlinks(full); err != nil { // the folder itself may be a link: the administrator named it
+		return nil, err
+	}
+	tree, err := openWorkTree(full)
+	if err != nil {
+		return nil, err
+	}
+	if tree == nil {
+		return readFolder(full)
+	}
+	committed, err := tree.committed()
+	if err != nil && (!allowDirty || !isUncommitted(err)) {
+		return nil, err
+	}
+	if !allowDirty {
+		return committed, nil
+	}
+	present, err := readFolder(full)
+	if err != nil {
+		return nil, err
+	}
+	if committed == nil {
+		present.Dirty = true
+		return present, nil
+	}
+	present.Revision = committed.Revision
+	present.Dirty = !sameFiles(committed.Files, present.Files)
+	return present, nil
+}
+
+func sameFiles(a, b map[string][]byte) bool {
+	for name, data := range a {
+		if other, ok := b[name]; !ok || !bytes.Equal(data, other) {
+			return false
+		}
+	}
+	return len(a) == len(b)
+}
+
+// readFolder reads files as they lie in a folder.
+func readFolder(dir string) (*Bundle, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	b := &Bundle{Source: dir, Files: map[string][]byte{}}
+	total := 0
+	err = fs.WalkDir(root.FS(), ".", func(name string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case name == ".":
+			return nil
+		case hidden(name) && entry.IsDir():
+			return fs.SkipDir
+		case hidden(name) || entry.IsDir():
+			return nil
+		case entry.Type()&fs.ModeSymlink != 0:
+			return fmt.Errorf("%s is a symbolic link, and links are not followed: put the file there, or remove it", name)
+		case path.Ext(name) != ".yaml":
+			return nil
+		case !entry.Type().IsRegular():
+			return fmt.Errorf("%s is not a regular file", name)
+		}
+		file, err := root.Open(filepath.FromSlash(name))
+		if err != nil {
+			return err
+		}
+		defer file.Close()
+		info, err := file.Stat()
+		if err != nil {
+			return err
+		}
+		if err := b.admit(name, info.Size(), &total); err != nil {
+			return err
+		}
+		data, err := io.ReadAll(io.LimitReader(file, maxFile+1)) // it may grow meanwhile
+		if err != nil {
+			return err
+		}
+		return b.add(name, data)
+	})
+	if err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// hidden says whether the last part of name begins with a dot: what git, editors and forges keep for themselves.
+func hidden(name string) bool { return strings.HasPrefix(path.Base(name), ".") }
+
+// admit holds a file against the bounds before it is read.
+func (b *Bundle) admit(name string, size int64, total *int) error {
+	if size > maxFile {
+		return fmt.Errorf("%s has %d bytes: a policy file may have %d", name, size, maxFile)
+	}
+	if len(b.Files) >= maxFiles {
+		return fmt.Errorf("the folder has more than %d .yaml files", maxFiles)
+	}
+	if *total += int(size); *total > maxTotal {
+		return fmt.Errorf("the .yaml files have more than %d bytes together", maxTotal)
+	}
+	return nil
+}
+
+// add takes a file in.
+func (b *Bundle) add(name string, data []byte) error {
+	if len(data) > maxFile {
+		return fmt.Errorf("%s has more than %d bytes", name, maxFile)
+	}
+	if bytes.HasPrefix(data, []byte("version https://git-lfs.github.com/spec/")) {
+		return fmt.Errorf("%s is a Git LFS pointer, not a policy: store policies in git itself", name)
+	}
+	b.Files[name] = data
+	return nil
+}

@@ -1,0 +1,250 @@
+package policy
+
+import (
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+	_ "time/tzdata" // a rule means the same on a machine without time zones
+
+	"github.com/google/cel-go/cel"
+	"github.com/google/cel-go/checker"
+	"github.com/google/cel-go/common"
+	"github.com/google/cel-go/common/ast"
+	"github.com/google/cel-go/common/types"
+	"github.com/google/cel-go/ext"
+)
+
+// Engine names the evaluator. Records cite it, because a replay is only as good as the engine that repeats it.
+const Engine = "cel-go v0.31.0"
+
+// Bounds of one expression. Cost is in cel-go's units, about one comparison each.
+const (
+	maxExpression = 4096      // runes
+	maxDepth      = 50        // of nested calls and lists
+	maxNesting    = 2         // of macros that loop
+	maxCost       = 1_000_000 // estimated when loaded, and held when run
+	maxRegex      = 1000      // instructions of the compiled pattern
+	// Sizes that the estimate assumes of what comes from outside. Larger input meets the limit at run time.
+	assumedString = 256
+	assumedList   = 1000
+)
+
+// use says where an expression stands, which decides what it may name.
+type use int
+
+const (
+	inAllow use = iota
+	inDeny      // no claim that may be missing
+	inRole      // identity, claims, token and now
+)
+
+// variable is a name that expressions may use.
+type variable struct {
+	name string
+	typ  *cel.Type
+	role bool // roles see it
+}
+
+var variables = []variable{
+	{"environment", cel.StringType, false},
+	{"request.host", cel.StringType, false},
+	{"request.login", cel.StringType, false},
+	{"request.ttl", cel.DurationType, false},
+	{"request.reason", cel.StringType, false},
+	{"request.source_ip", cel.StringType, false},
+	{"request.key_type", cel.StringType, false},
+	{"request.break_glass", cel.BoolType, false},
+	{"identity.issuer", cel.StringType, true},
+	{"identity.subject", cel.StringType, true},
+	{"identity.kind", cel.StringType, true},
+	{"identity.email", cel.OptionalType(cel.StringType), true},
+	{"identity.groups", cel.ListType(cel.StringType), true},
+	{"token.bound", cel.BoolType, true},
+	{"token.auth_time", cel.OptionalType(cel.TimestampType), true},
+	{"token.issued_at", cel.TimestampType, true},
+	{"now", cel.TimestampType, true},
+}
+
+// language is CEL with the variables of one policy.
+type language struct {
+	rules, roles *cel.Env
+	variables    []variable
+	claims       []claim
+	// words are the values that some variables can have; a comparison with any other is a mistake.
+	words map[string][]string
+}
+
+func newLanguage(claims []claim, environments []string) (*language, error) {
+	l := &language{
+		variables: slices.Clone(variables),
+		claims:    claims,
+		words: map[string][]string{
+			"environment":      environments,
+			"identity.kind":    {"person", "workload"},
+			"request.key_type": keyTypes,
+		},
+	}
+	for _, c := range claims {
+		l.variables = append(l.variables, variable{"claims." + c.name, c.celType(), true})
+	}
+	var rules, roles []cel.EnvOption
+	for _, v := range l.variables {
+		rules = append(rules, cel.Variable(v.name, v.typ))
+		if v.role {
+			roles = append(roles, cel.Variable(v.name, v.typ))
+		}
+	}
+	base, err := cel.NewEnv(
+		cel.OptionalTypes(cel.OptionalTypesVersion(2)),
+		cel.DefaultUTCTimeZone(true),
+		ext.Strings(ext.StringsVersion(4)),
+		ext.Sets(ext.SetsVersion(0)),
+		ext.Lists(ext.ListsVersion(3), ext.ListsMaxRangeSize(assumedList)),
+		ext.Network(ext.NetworkVersion(ext.Version1)),
+		cel.ASTValidators(
+			cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals(),
+			cel.ValidateHomogeneousAggregateLiterals(), cel.ValidateComprehensionNestingLimit(maxNesting),
+		),
+		cel.ParserExpressionSizeLimit(maxExpression),
+		cel.ParserRecursionLimit(maxDepth),
+		cel.RegexProgramSizeLimit(maxRegex),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("set up CEL: %w", err)
+	}
+	if l.rules, err = base.Extend(rules...); err != nil {
+		return nil, fmt.Errorf("set up CEL for rules: %w", err)
+	}
+	if l.roles, err = base.Extend(roles...); err != nil {
+		return nil, fmt.Errorf("set up CEL for roles: %w", err)
+	}
+	return l, nil
+}
+
+// expression is a compiled expression.
+type expression struct {
+	program cel.Program
+	facts   facts
+}
+
+// mistake is an error inside an expression, at an offset in runes.
+type mistake struct {
+	offset  int
+	message string
+}
+
+// compile checks text and plans it. Its value has the type want.
+func (l *language) compile(text string, want *cel.Type, where use) (*expression, []mistake) {
+	env := l.rules
+	if where == inRole {
+		env = l.roles
+	}
+	parsed, issues := env.Parse(text)
+	if issues.Err() != nil {
+		return nil, fromIssues(text, issues.Errors()[:1]) // what follows a syntax error is noise
+	}
+	n := l.checkNames(text, parsed.NativeRep(), where)
+	checked, issues := env.Check(parsed)
+	mistakes := n.mistakes
+	for _, e := range issues.Errors() {
+		if !n.explains(e.Message) {
+			mistakes = append(mistakes, fromIssues(text, []*common.Error{e})...)
+		}
+	}
+	if len(mistakes) > 0 {
+		return nil, mistakes
+	}
+	if !checked.OutputType().IsExactType(want) {
+		return nil, []mistake{{0, fmt.Sprintf("the expression gives %s, and must give %s", typeName(checked.OutputType()), typeName(want))}}
+	}
+	if mistakes = l.checkLiterals(text, checked.NativeRep()); len(mistakes) > 0 {
+		return nil, mistakes
+	}
+	cost, err := env.EstimateCost(checked, sizes{})
+	if err != nil {
+		return nil, []mistake{{0, "cannot estimate the cost of the expression: " + err.Error()}}
+	}
+	if cost.Max > maxCost {
+		return nil, []mistake{{0, fmt.Sprintf("the expression may cost %d, more than the %d that are allowed: loop over less", cost.Max, maxCost)}}
+	}
+	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(100))
+	if err != nil {
+		return nil, []mistake{{0, "cannot plan the expression: " + err.Error()}}
+	}
+	return &expression{program, factsOf(checked.NativeRep().Expr())}, nil
+}
+
+func fromIssues(text string, errs []*common.Error) []mistake {
+	var out []mistake
+	for _, e := range errs {
+		out = append(out, mistake{offsetOf(text, e.Location), plainIssue(e.Message)})
+	}
+	return out
+}
+
+// A failed type check of an operator.
+var overload = regexp.MustCompile(`^found no matching overload for '_?(\S+?)_?' applied to '\((.*)\)'$`)
+
+// plainIssue puts the messages of CEL into words of the policy.
+func plainIssue(message string) string {
+	message = strings.TrimPrefix(message, "Syntax error: ")
+	if before, _, ok := strings.Cut(message, " expecting {"); ok { // a list of tokens helps nobody
+		message = before
+	}
+	message = strings.Replace(message, "mismatched input '<EOF>'", "the expression ends too early", 1)
+	message = strings.TrimSuffix(message, " (in container '')")
+	if m := overload.FindStringSubmatch(message); m != nil {
+		message = fmt.Sprintf("cannot apply %s to %s", m[1], plainType(m[2]))
+		if strings.Contains(m[2], "optional_type") {
+			message += "; an optional variable has .orValue(...) and .hasValue()"
+		}
+	}
+	return message
+}
+
+func plainType(name string) string {
+	return strings.NewReplacer("google.protobuf.Duration", "duration", "google.protobuf.Timestamp", "timestamp", "optional_type(", "optional(").Replace(name)
+}
+
+// offsetOf turns a line and a column of CEL into an offset in runes.
+func offsetOf(text string, at common.Location) int {
+	offset, line := 0, 1
+	runes := []rune(text)
+	for ; offset < len(runes) && line < at.Line(); offset++ {
+		if runes[offset] == '\n' {
+			line++
+		}
+	}
+	return min(offset+max(at.Column(), 0), len(runes))
+}
+
+// startOf returns the offset of the expression with this id.
+func startOf(text string, a *ast.AST, id int64) int {
+	return offsetOf(text, a.SourceInfo().GetStartLocation(id))
+}
+
+func typeName(t *cel.Type) string {
+	name := plainType(t.String())
+	if strings.HasPrefix(name, "optional(") {
+		name += " (say .orValue(...))"
+	}
+	return name
+}
+
+// sizes tells the estimator how large values are.
+type sizes struct{}
+
+func (sizes) EstimateSize(node checker.AstNode) *checker.SizeEstimate {
+	switch node.Type().Kind() {
+	case types.StringKind, types.BytesKind:
+		return &checker.SizeEstimate{Max: assumedString}
+	case types.ListKind, types.MapKind:
+		return &checker.SizeEstimate{Max: assumedList}
+	}
+	return nil
+}
+
+func (sizes) EstimateCallCost(string, string, *checker.AstNode, []checker.AstNode) *checker.CallEstimate {
+	return nil
+}
