@@ -18,8 +18,6 @@ const (
 	hardMaxSkew = 5 * time.Minute
 	// clockTolerance is how far the clock of a caller may be off.
 	clockTolerance = 5 * time.Minute
-	// signTimeout bounds one signature, so that a dead signer cannot pile up calls.
-	signTimeout = 10 * time.Second
 	// recordTimeout bounds a record that is written although the caller may be gone.
 	recordTimeout = 10 * time.Second
 	// maxDecisions bounds how often one request is decided because the policy changed under it.
@@ -34,7 +32,7 @@ type CA struct {
 	Authenticate func(ctx context.Context, token string, now time.Time) (Caller, error)
 	// Parse reads the wire form of a request. It is called only after the signature over these bytes was checked. Required.
 	Parse func(signed []byte) (Request, error)
-	// ParsePossession reads the wire form of a proof of possession, likewise. Required by Possession.
+	// ParsePossession reads the wire form of a proof of possession, likewise. Required.
 	ParsePossession func(signed []byte) (Possession, error)
 	// Rules returns the policy in force. Required; while it returns nil nothing is issued.
 	Rules func() Rules
@@ -48,6 +46,8 @@ type CA struct {
 	MaxTTL time.Duration
 	// Skew backdates certificates for servers whose clocks are behind. Zero means one minute; at most five.
 	Skew time.Duration
+	// SignTimeout bounds one signature, so that a dead signer cannot pile up calls. Zero means 10 seconds.
+	SignTimeout time.Duration
 	// Admit limits the rate of one identity. What it refuses is counted by it and not recorded. Nil admits all.
 	Admit func(Caller, netip.Addr) error
 	// Stranger is told of each call that no identity stands behind. Nil tells nobody.
@@ -63,8 +63,8 @@ type CA struct {
 // New checks c and fills in its defaults.
 func New(c CA) (*CA, error) {
 	switch {
-	case c.Authenticate == nil || c.Parse == nil || c.Rules == nil || c.Log == nil:
-		return nil, errors.New("make CA: Authenticate, Parse, Rules and Log are required")
+	case c.Authenticate == nil || c.Parse == nil || c.ParsePossession == nil || c.Rules == nil || c.Log == nil:
+		return nil, errors.New("make CA: Authenticate, Parse, ParsePossession, Rules and Log are required")
 	case len(c.Authorities) == 0:
 		return nil, errors.New("make CA: no Authority to sign with")
 	case len(c.ServerNames) == 0:
@@ -84,6 +84,7 @@ func New(c CA) (*CA, error) {
 	}
 	c.MaxTTL = cmp.Or(c.MaxTTL, hardMaxTTL)
 	c.Skew = cmp.Or(c.Skew, time.Minute)
+	c.SignTimeout = cmp.Or(c.SignTimeout, 10*time.Second)
 	if c.Admit == nil {
 		c.Admit = func(Caller, netip.Addr) error { return nil }
 	}

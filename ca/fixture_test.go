@@ -203,6 +203,9 @@ func readCertificate(t testing.TB, wire []byte) *ssh.Certificate {
 
 func wantError(t testing.TB, err error, kind ca.Kind, fragment string) {
 	t.Helper()
+	if err == nil {
+		t.Fatalf("no error, want kind %v: %q", kind, fragment)
+	}
 	if _, ok := errors.AsType[*ca.Error](err); !ok {
 		t.Errorf("the error is a %T: %v", err, err)
 	}

@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -171,9 +172,9 @@ func (c *CA) decide(ctx context.Context, a *Attempt, caller Caller) (*certificat
 		}
 		return cert, err
 	case NeedsMore:
-		return nil, &Error{Kind: Needs, Message: d.Message, Needs: d.Needs}
+		return nil, &Error{Kind: Needs, Message: cmp.Or(d.Message, "something is still needed"), Needs: d.Needs}
 	case Deny:
-		return nil, &Error{Kind: Denied, Message: d.Message}
+		return nil, &Error{Kind: Denied, Message: cmp.Or(d.Message, "no rule allows this")}
 	default:
 		return nil, &Error{Kind: Internal, Message: fmt.Sprintf("the policy came to no known outcome (%d)", d.Outcome)}
 	}
@@ -259,7 +260,7 @@ func (c *CA) raced(ctx context.Context, a *Attempt) (*Issued, error) {
 // sign signs bytes that the log holds, checks the signature and completes the answer. The caller's cancellation no longer
 // counts: a record without its certificate would help nobody.
 func (c *CA) sign(ctx context.Context, authority string, toBeSigned []byte, issued *Issued) (*Issued, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.SignTimeout)
 	defer cancel()
 	cert, serial, err := c.signature(ctx, authority, toBeSigned)
 	if err != nil {

@@ -40,7 +40,7 @@ func isSK(wireType string) bool {
 // list of Debian's predictable keys (CVE-2008-0166), which is larger than this program.
 func ParseSubjectKey(wire []byte) (ssh.PublicKey, error) {
 	if len(wire) > maxKeyBlob {
-		return nil, Errorf(Exhausted, "the public key is too large: %d bytes, at most %d", len(wire), maxKeyBlob)
+		return nil, Errorf(Invalid, "the public key has %d bytes, more than any that is certified (%d)", len(wire), maxKeyBlob)
 	}
 	r := reader{rest: wire}
 	name := string(r.string())
@@ -177,7 +177,7 @@ var (
 		big.NewInt(1), // the neutral point
 		new(big.Int).Sub(ed25519P, big.NewInt(1)),                                   // order 2
 		fromHex("05fc536d880238b13933c6d305acdfd5f098eff289f4c345b027b2c28f95e826"), // order 8
-		fromHex("7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd83d3d706a17c7"), // order 8
+		fromHex("7a03ac9277fdc74ec6cc392cfa53202a0f67100d760b3cba4fd84d3d706a17c7"), // order 8
 	}
 )
 
