@@ -20,6 +20,8 @@ type testLog struct {
 	failed   []uint64
 	record   func(*ca.Attempt) error // fails records
 	recorded func()                  // after each record
+	// readError fails what reads.
+	readError error
 }
 
 type entry struct {
@@ -111,6 +113,9 @@ func (l *testLog) Earlier(_ context.Context, c ca.Caller, r ca.Request) (*ca.Rec
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	i := l.find(c, r)
+	if l.readError != nil {
+		return nil, l.readError
+	}
 	if i < 0 {
 		return nil, nil
 	}
@@ -124,7 +129,7 @@ func (l *testLog) Earlier(_ context.Context, c ca.Caller, r ca.Request) (*ca.Rec
 func (l *testLog) BoundKeys(_ context.Context, c ca.Caller) ([][32]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.bound[signIn(c)], nil
+	return l.bound[signIn(c)], l.readError
 }
 
 func (l *testLog) SignatureFailed(_ context.Context, index uint64, _ string, _ error) error {
