@@ -49,12 +49,12 @@ var (
 
 // Log makes attempts durable. It is the only way that this package reaches storage.
 //
-// Record calls build with the index that the record will have, inside the transaction; what build returns is the exact
-// to-be-signed certificate of a grant (nil for a refusal, whose build is nil). When Record returns nil the record is
+// Record calls build with the serial that follows from the place of the record, inside the transaction; what build returns is
+// the exact to-be-signed certificate of a grant (nil for a refusal, whose build is nil). It may be called more than once. When Record returns nil the record is
 // durable. Any error other than those above means that the record is not there, or, for an Error of Kind Unavailable whose
 // outcome is in doubt, that it may be: the caller MUST NOT sign in either case.
 type Log interface {
-	Record(ctx context.Context, a *Attempt, build func(index uint64) ([]byte, error)) (index uint64, err error)
+	Record(ctx context.Context, a *Attempt, build func(serial uint64) ([]byte, error)) (index uint64, err error)
 	// Earlier returns what the same identity's same nonce led to, or nil.
 	Earlier(ctx context.Context, c Caller, r Request) (*Recorded, error)
 	// BoundKeys returns the SHA-256 digests of the keys that decisions bound to this identity's sign-in (auth_time) before.
