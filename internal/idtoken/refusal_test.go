@@ -115,7 +115,6 @@ func TestMalformedTokens(t *testing.T) {
 	v := newVerifier(t, idtoken.Config{Issuers: issuers(server)})
 	good := sign(t, server.People(), person(t, server, nil), devidp.TokenOptions{})
 	parts := strings.Split(good, ".")
-	encode := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	stranger, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
