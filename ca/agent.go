@@ -42,13 +42,9 @@ func signByAgent(ctx context.Context, socket string, key ssh.PublicKey, random i
 		return nil, fmt.Errorf("list the keys of the ssh-agent at %s: %w", socket, err)
 	}
 	for _, s := range signers {
-		if !bytes.Equal(s.PublicKey().Marshal(), key.Marshal()) {
-			continue
+		if bytes.Equal(s.PublicKey().Marshal(), key.Marshal()) {
+			return signAs(s, random, data)
 		}
-		if s, err = inOneAlgorithm(s); err != nil {
-			return nil, err
-		}
-		return s.Sign(random, data)
 	}
 	return nil, fmt.Errorf("the ssh-agent at %s does not hold the key %s, or is locked", socket, ssh.FingerprintSHA256(key))
 }

@@ -61,16 +61,13 @@ func signatureFormat(key ssh.PublicKey) string {
 	return key.Type()
 }
 
-// inOneAlgorithm restricts s to it: left alone, RSA keys in files and RSA keys in agents sign differently.
-func inOneAlgorithm(s ssh.Signer) (ssh.Signer, error) {
-	if s.PublicKey().Type() != ssh.KeyAlgoRSA {
-		return s, nil
-	}
+// signAs makes a signature in that algorithm: left alone, RSA keys in files and RSA keys in agents choose differently.
+func signAs(s ssh.Signer, random io.Reader, data []byte) (*ssh.Signature, error) {
 	as, ok := s.(ssh.AlgorithmSigner)
 	if !ok {
-		return nil, errors.New("the RSA key cannot sign with SHA-512")
+		return s.Sign(random, data) // certify checks what came out
 	}
-	return ssh.NewSignerWithAlgorithms(as, []string{ssh.KeyAlgoRSASHA512})
+	return as.SignWithAlgorithm(random, data, signatureFormat(s.PublicKey()))
 }
 
 // LoadFile loads a private key in OpenSSH's format. The passphrase is asked for only if the key is encrypted, and may be nil
@@ -90,13 +87,10 @@ func LoadFile(name, path string, passphrase func() ([]byte, error)) (*Authority,
 	if err := checkBeside(path+".pub", signer.PublicKey()); err != nil {
 		return nil, fmt.Errorf("load CA key %q: %w", name, err)
 	}
-	if signer, err = inOneAlgorithm(signer); err != nil {
-		return nil, fmt.Errorf("load CA key %q from %s: %w", name, path, err)
-	}
 	return &Authority{
 		Name: name, PublicKey: signer.PublicKey(), Source: "file",
 		sign: func(_ context.Context, random io.Reader, data []byte) (*ssh.Signature, error) {
-			return signer.Sign(random, data)
+			return signAs(signer, random, data)
 		},
 	}, nil
 }
