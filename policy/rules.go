@@ -39,7 +39,7 @@ func (c *compiler) allowRule(it item) {
 	if isMapping {
 		c.complete(d)
 		if d.grantItem.node == nil {
-			c.errorf(it, "the rule %s has no grant", d.name)
+			c.errorf(it, "the rule has no grant")
 		}
 		c.draft.allow = append(c.draft.allow, d)
 	}
@@ -77,7 +77,7 @@ func (c *compiler) complete(d *ruleDraft) {
 	case d.name == "":
 		c.errorf(d.at, "the rule has no name")
 	case d.whenItem.node == nil:
-		c.errorf(d.at, "the rule %s has no when", d.name)
+		c.errorf(d.at, "the rule has no when")
 	}
 }
 
