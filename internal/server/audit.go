@@ -1,0 +1,219 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"strconv"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"github.com/hallpass-ssh/hallpass/store"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+const (
+	defaultPage = 50
+	maxPage     = 1000
+	// followBatch is how many records a follower reads at a time, so that it never holds a read transaction for long.
+	followBatch = 100
+)
+
+// auditService reads the log for those whom the policy lets.
+type auditService struct {
+	pb.UnimplementedAuditServiceServer
+	*Server
+}
+
+func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*pb.GetRecordResponse, error) {
+	if _, err := s.authorize(ctx, pb.AuditService_GetRecord_FullMethodName); err != nil {
+		return nil, err
+	}
+	records, err := s.cfg.Store.Records(ctx, in.GetIndex(), 1)
+	if err != nil {
+		return nil, err
+	}
+	if len(records) == 0 {
+		return nil, ca.Errorf(ca.NotFound, "the log has no record %d", in.GetIndex())
+	}
+	entry, err := s.entry(ctx, records[0])
+	if err != nil {
+		return nil, err
+	}
+	return &pb.GetRecordResponse{Entry: entry}, nil
+}
+
+func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest) (*pb.ListRecordsResponse, error) {
+	if _, err := s.authorize(ctx, pb.AuditService_ListRecords_FullMethodName); err != nil {
+		return nil, err
+	}
+	q, err := parseQuery(in)
+	if err != nil {
+		return nil, err
+	}
+	found, err := store.List(ctx, s.cfg.Store, q)
+	if err != nil {
+		return nil, err
+	}
+	out := &pb.ListRecordsResponse{}
+	for _, f := range found {
+		entry, err := s.entry(ctx, f.Record)
+		if err != nil {
+			return nil, err
+		}
+		out.Entries = append(out.Entries, entry)
+	}
+	if len(found) == q.Limit && found[len(found)-1].Index > 0 {
+		out.NextPageToken = strconv.FormatUint(found[len(found)-1].Index, 10)
+	}
+	return out, nil
+}
+
+// parseQuery reads what a page is asked of.
+func parseQuery(in *pb.ListRecordsRequest) (store.Query, error) {
+	q := store.Query{Limit: int(in.GetPageSize()), Issuer: in.GetIssuer(), Subject: in.GetSubject()}
+	switch {
+	case in.GetPageSize() == 0:
+		q.Limit = defaultPage
+	case in.GetPageSize() > maxPage:
+		q.Limit = maxPage
+	}
+	if (q.Issuer == "") != (q.Subject == "") {
+		return q, ca.Errorf(ca.Invalid, "issuer and subject: give both or none, a subject means nothing without its issuer")
+	}
+	if token := in.GetPageToken(); token != "" {
+		before, err := strconv.ParseUint(token, 10, 64)
+		if err != nil {
+			return q, ca.Errorf(ca.Invalid, "page_token: not a token that this service gave")
+		}
+		q.Before = &before
+	}
+	var err error
+	if q.Since, err = optionalTime("since", in.GetSince()); err != nil {
+		return q, err
+	}
+	if q.Until, err = optionalTime("until", in.GetUntil()); err != nil {
+		return q, err
+	}
+	if !q.Since.IsZero() && !q.Until.IsZero() && !q.Since.Before(q.Until) {
+		return q, ca.Errorf(ca.Invalid, "since %s is not before until %s", q.Since.Format(time.RFC3339), q.Until.Format(time.RFC3339))
+	}
+	return q, nil
+}
+
+func optionalTime(field string, ts *timestamppb.Timestamp) (time.Time, error) {
+	if ts == nil {
+		return time.Time{}, nil
+	}
+	return parseTime(field, ts)
+}
+
+func (s auditService) FollowRecords(in *pb.FollowRecordsRequest, stream grpc.ServerStreamingServer[pb.FollowRecordsResponse]) error {
+	ctx := stream.Context()
+	caller, err := s.authorize(ctx, pb.AuditService_FollowRecords_FullMethodName)
+	if err != nil {
+		return err
+	}
+	// A follower may not outlive the token that let it in.
+	ctx, cancel := context.WithDeadlineCause(ctx, caller.Token.Expires,
+		ca.Errorf(ca.Unauthenticated, "the ID token expired while following: follow again from the next index"))
+	defer cancel()
+
+	next := in.GetFrom()
+	if last := uint64(in.GetLast()); last > 0 {
+		size, err := s.cfg.Store.Size(ctx)
+		if err != nil {
+			return err
+		}
+		next = size - min(last, size)
+	}
+	for {
+		records, err := s.cfg.Store.Records(ctx, next, followBatch)
+		if err != nil {
+			return followError(ctx, err)
+		}
+		for _, record := range records {
+			entry, err := s.entry(ctx, record)
+			if err != nil {
+				return followError(ctx, err)
+			}
+			if err := stream.Send(&pb.FollowRecordsResponse{Entry: entry}); err != nil {
+				return err
+			}
+			next++
+		}
+		if len(records) == 0 {
+			if err := s.waitForMore(ctx, next); err != nil {
+				return followError(ctx, err)
+			}
+		}
+	}
+}
+
+// waitForMore returns when there is a record at next, or with an Unavailable once the daemon drains, so that a follower
+// never holds a shutdown up.
+func (s auditService) waitForMore(ctx context.Context, next uint64) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(s.draining, func() {
+		cancel(ca.Errorf(ca.Unavailable, "the daemon is shutting down: follow again from index %d", next))
+	})
+	defer stop()
+	if err := s.cfg.Store.Wait(ctx, next); err != nil {
+		return followError(ctx, err)
+	}
+	return nil
+}
+
+// followError prefers the reason why a follower was ended to the bare context error.
+func followError(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (s auditService) GetCheckpoint(ctx context.Context, _ *pb.GetCheckpointRequest) (*pb.GetCheckpointResponse, error) {
+	if _, err := s.authorize(ctx, pb.AuditService_GetCheckpoint_FullMethodName); err != nil {
+		return nil, err
+	}
+	checkpoint, err := s.cfg.Store.Checkpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.GetCheckpointResponse{Checkpoint: string(checkpoint), LogPublicKey: s.cfg.LogPublicKey}, nil
+}
+
+// entry adds to a record the identity snapshot that it cites. An erased one is left out.
+func (s auditService) entry(ctx context.Context, record []byte) (*pb.Entry, error) {
+	var r pb.Record
+	if err := proto.Unmarshal(record, &r); err != nil {
+		return nil, &ca.Error{Kind: ca.Internal, Message: "parse record", Err: err}
+	}
+	entry := &pb.Entry{Record: record}
+	digest := callerOf(&r).GetSnapshot()
+	if len(digest) != 32 {
+		return entry, nil
+	}
+	snapshot, err := s.cfg.Store.Blob(ctx, [32]byte(digest))
+	if errors.Is(err, store.ErrNotFound) {
+		return entry, nil
+	}
+	entry.Snapshot = snapshot
+	return entry, err
+}
+
+// callerOf returns the caller that a record is about, or nil.
+func callerOf(r *pb.Record) *pb.Caller {
+	switch e := r.GetEvent().(type) {
+	case *pb.Record_Decided:
+		return e.Decided.GetCaller()
+	case *pb.Record_RefusalsCounted:
+		return e.RefusalsCounted.GetCaller()
+	case *pb.Record_AccessRefused:
+		return e.AccessRefused.GetCaller()
+	}
+	return nil
+}

@@ -1,0 +1,112 @@
+package server
+
+import (
+	"context"
+	"encoding/hex"
+	"strconv"
+	"strings"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// certificateService puts the core on the wire.
+type certificateService struct {
+	pb.UnimplementedCertificateServiceServer
+	*Server
+}
+
+func (s certificateService) Issue(ctx context.Context, in *pb.IssueRequest) (*pb.IssueResponse, error) {
+	call, err := newCall(ctx, in.GetRequest(), in.GetSshsig())
+	if err != nil {
+		return nil, err
+	}
+	issued, err := s.cfg.CA.Issue(ctx, call)
+	if err != nil {
+		return nil, refused(err, issued)
+	}
+	return &pb.IssueResponse{
+		Certificate: issued.Certificate,
+		Index:       issued.Index,
+		Decision:    decision(issued.Decision),
+		Policy:      policyRef(issued.Policy),
+	}, nil
+}
+
+func (s certificateService) DryRun(ctx context.Context, in *pb.DryRunRequest) (*pb.DryRunResponse, error) {
+	call, err := newCall(ctx, in.GetRequest(), in.GetSshsig())
+	if err != nil {
+		return nil, err
+	}
+	planned, err := s.cfg.CA.DryRun(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	out := &pb.DryRunResponse{
+		Decision:   decision(planned.Decision),
+		Policy:     policyRef(planned.Policy),
+		Principals: planned.Principals,
+	}
+	if planned.TTL > 0 {
+		out.Ttl = durationpb.New(planned.TTL)
+	}
+	return out, nil
+}
+
+func (s certificateService) Discover(context.Context, *pb.DiscoverRequest) (*pb.DiscoverResponse, error) {
+	return s.cfg.Discovery(), nil
+}
+
+func (s certificateService) ListEnvironments(ctx context.Context, _ *pb.ListEnvironmentsRequest) (*pb.ListEnvironmentsResponse, error) {
+	if _, err := s.authorize(ctx, pb.CertificateService_ListEnvironments_FullMethodName); err != nil {
+		return nil, err
+	}
+	environments, policy := s.cfg.Environments()
+	return &pb.ListEnvironmentsResponse{Environments: environments, Policy: policyRef(policy)}, nil
+}
+
+// newCall gathers what the core needs of a signed request.
+func newCall(ctx context.Context, request, sshsig []byte) (ca.Call, error) {
+	token, err := bearer(ctx)
+	if err != nil {
+		return ca.Call{}, err
+	}
+	return ca.Call{Token: token, Signed: request, SSHSIG: sshsig, SourceIP: peerAddr(ctx)}, nil
+}
+
+// bearer returns the ID token of the "authorization" metadata. Exactly one, of that scheme.
+func bearer(ctx context.Context) (string, error) {
+	md, _ := metadata.FromIncomingContext(ctx)
+	values := md.Get("authorization")
+	if len(values) != 1 {
+		return "", ca.Errorf(ca.Unauthenticated, "the call carries %d ID tokens, want one: sign in first", len(values))
+	}
+	scheme, token, ok := strings.Cut(values[0], " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
+		return "", ca.Errorf(ca.Unauthenticated, "the authorization of the call is not a bearer token: sign in first")
+	}
+	return token, nil
+}
+
+// refused adds to a refusal what the caller may quote to an admin.
+func refused(err error, r *ca.Issued) error {
+	if r == nil {
+		return err
+	}
+	about := map[string]string{"index": strconv.FormatUint(r.Index, 10)}
+	if r.Decision.Rule != "" {
+		about["rule"] = r.Decision.Rule
+	}
+	if r.Decision.Environment.Name != "" {
+		about["environment"] = r.Decision.Environment.Name
+	}
+	switch {
+	case r.Policy.Revision != "":
+		about["policy"] = r.Policy.Revision
+	case r.Policy != (ca.PolicyRef{}):
+		about["policy"] = hex.EncodeToString(r.Policy.Digest[:])
+	}
+	return &refusal{error: err, about: about}
+}

@@ -1,0 +1,119 @@
+package server
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// requestIDKey is the header by which a caller can name a request to the operators.
+const requestIDKey = "hallpass-request-id"
+
+// observeUnary gives each call an id, turns errors into statuses and panics into errors, and logs once.
+func (s *Server) observeUnary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	id, begin := newRequestID(), s.cfg.Now()
+	_ = grpc.SetHeader(ctx, metadata.Pairs(requestIDKey, id)) // fails only once headers are sent, which they are not
+	var out any
+	err := s.survive(info.FullMethod, id, func() (err error) {
+		out, err = handle(ctx, in)
+		return err
+	})
+	return out, s.finish(ctx, info.FullMethod, id, begin, err)
+}
+
+// observeStream does the same for streams.
+func (s *Server) observeStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	id, begin := newRequestID(), s.cfg.Now()
+	_ = stream.SetHeader(metadata.Pairs(requestIDKey, id))
+	err := s.survive(info.FullMethod, id, func() error { return handle(srv, stream) })
+	return s.finish(stream.Context(), info.FullMethod, id, begin, err)
+}
+
+// survive turns a panic into an error. The stack goes to the daemon's own log, never to the caller.
+func (s *Server) survive(method, id string, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.cfg.Logger.Error("panic", "method", method, "request_id", id, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+			err = &ca.Error{Kind: ca.Internal, Message: "panic"}
+		}
+	}()
+	return f()
+}
+
+// finish logs a call and puts its error on the wire.
+func (s *Server) finish(ctx context.Context, method, id string, begin time.Time, err error) error {
+	var about map[string]string
+	if r, ok := errors.AsType[*refusal](err); ok {
+		about = r.about
+	}
+	wire := err
+	if _, isStatus := status.FromError(err); !isStatus {
+		wire = toStatus(err, id, about)
+	}
+	level := slog.LevelInfo
+	attrs := []slog.Attr{
+		slog.String("method", method), slog.String("request_id", id), slog.String("peer", peerAddr(ctx).String()),
+		slog.Duration("took", s.cfg.Now().Sub(begin)), slog.String("code", status.Code(wire).String()),
+	}
+	if err != nil {
+		attrs = append(attrs, slog.String("error", err.Error()))
+		if k := ca.KindOf(err); k == ca.Internal || k == ca.Unavailable {
+			level = slog.LevelError
+		}
+	}
+	s.cfg.Logger.LogAttrs(ctx, level, "call", attrs...)
+	return wire
+}
+
+// guardUnary lets a call through if its method is in the table and its address may try, and bounds its time.
+func (s *Server) guardUnary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	if err := s.guard(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestDeadline)
+	defer cancel()
+	return handle(ctx, in)
+}
+
+// guardStream does the same for streams, which end with their token instead of a deadline.
+func (s *Server) guardStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	if err := s.guard(stream.Context(), info.FullMethod); err != nil {
+		return err
+	}
+	return handle(srv, stream)
+}
+
+func (s *Server) guard(ctx context.Context, fullMethod string) error {
+	m, ok := methods[fullMethod]
+	if !ok {
+		return ca.Errorf(ca.Denied, "method %q is not one that anybody may call", fullMethod)
+	}
+	if m.callers&anybody != 0 {
+		return nil
+	}
+	return s.cfg.Limiter.AdmitAddress(peerAddr(ctx))
+}
+
+// refusal is an error about which the caller is told more than a message.
+type refusal struct {
+	error
+	about map[string]string
+}
+
+func (r *refusal) Unwrap() error { return r.error }
+
+func newRequestID() string {
+	var b [8]byte
+	_, _ = rand.Read(b[:]) // never fails since Go 1.24
+	return hex.EncodeToString(b[:])
+}

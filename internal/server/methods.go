@@ -1,0 +1,43 @@
+package server
+
+import (
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+)
+
+// callers is a set of the kinds of callers that may call a method.
+type callers uint8
+
+const (
+	anybody  callers = 1 << iota // no login
+	person                       // a human who signed in
+	workload                     // a job with a token of its own
+	auditor                      // a person with the role auditor of the policy in force
+	admin                        // a person with the role admin
+)
+
+// method is a row of the table.
+type method struct {
+	callers callers
+	// inCore: the core authenticates, because the signed request is the proof of possession.
+	inCore bool
+	// records says what the log holds of a call: of a granted one, and of a refused one by a known identity.
+	records string
+}
+
+// methods is the one table of who may call what. A method without a row is refused, and a test that walks all services fails.
+var methods = map[string]method{
+	pb.CertificateService_Issue_FullMethodName:            {person | workload, true, "Decided; Decided"},
+	pb.CertificateService_DryRun_FullMethodName:           {person | workload, true, "nothing: a dry run is not a decision"},
+	pb.CertificateService_Discover_FullMethodName:         {anybody, false, "nothing"},
+	pb.CertificateService_ListEnvironments_FullMethodName: {person | workload, false, "nothing; AccessRefused"},
+
+	pb.AuditService_GetRecord_FullMethodName:     {auditor | admin, false, "nothing; AccessRefused"},
+	pb.AuditService_ListRecords_FullMethodName:   {auditor | admin, false, "nothing; AccessRefused"},
+	pb.AuditService_FollowRecords_FullMethodName: {auditor | admin, false, "nothing; AccessRefused"},
+	pb.AuditService_GetCheckpoint_FullMethodName: {auditor | admin, false, "nothing; AccessRefused"},
+
+	healthpb.Health_Check_FullMethodName: {anybody, false, "nothing"},
+	healthpb.Health_List_FullMethodName:  {anybody, false, "nothing"},
+	healthpb.Health_Watch_FullMethodName: {anybody, false, "nothing"},
+}

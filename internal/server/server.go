@@ -1,0 +1,121 @@
+package server
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"github.com/hallpass-ssh/hallpass/store"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/peer"
+)
+
+// Limits of the transport. A request is about 1.5 KB; a page of a thousand records stays below gRPC's own 4 MB.
+const (
+	maxMessage        = 64 << 10
+	maxMetadata       = 32 << 10 // an ID token of 16 KiB, and the rest
+	maxStreams        = 256      // at once, of one connection
+	maxConnections    = 4096
+	handshakeTimeout  = 5 * time.Second
+	requestDeadline   = 30 * time.Second
+	maxConnectionIdle = 5 * time.Minute
+)
+
+// Config is what a Server needs. All fields are required unless they say otherwise.
+type Config struct {
+	CA          *ca.CA
+	Store       store.Store
+	Certificate tls.Certificate
+	Limiter     *Limiter
+	// LogPublicKey is the public key of the log, in the format of signed notes.
+	LogPublicKey string
+	// Discovery is told to everybody.
+	Discovery func() *pb.DiscoverResponse
+	// Environments are those of the policy in force.
+	Environments func() ([]*pb.Environment, ca.PolicyRef)
+	// Role says whether the policy in force gives a caller the role "auditor" or "admin". An error is a no.
+	Role func(ctx context.Context, role string, caller ca.Caller, now time.Time) (bool, ca.PolicyRef, error)
+	// RefuseAccess records that a known identity was refused a method.
+	RefuseAccess func(ctx context.Context, caller ca.Caller, method, sourceIP string, policy ca.PolicyRef, refusal *ca.Error) error
+	Now          func() time.Time
+	Logger       *slog.Logger
+}
+
+// Server answers the API over TLS 1.3.
+type Server struct {
+	cfg      Config
+	grpc     *grpc.Server
+	health   *health.Server
+	draining context.Context // done once Shutdown begins
+	drain    context.CancelFunc
+}
+
+// New returns a server that does not listen yet.
+func New(cfg Config) *Server {
+	s := &Server{cfg: cfg, health: health.NewServer()}
+	s.draining, s.drain = context.WithCancel(context.Background())
+	s.grpc = grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(&tls.Config{
+			Certificates: []tls.Certificate{cfg.Certificate},
+			MinVersion:   tls.VersionTLS13,
+		})),
+		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxHeaderListSize(maxMetadata),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxConnectionIdle, Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.ChainUnaryInterceptor(s.observeUnary, s.guardUnary),
+		grpc.ChainStreamInterceptor(s.observeStream, s.guardStream),
+	)
+	pb.RegisterCertificateServiceServer(s.grpc, certificateService{Server: s})
+	pb.RegisterAuditServiceServer(s.grpc, auditService{Server: s})
+	healthpb.RegisterHealthServer(s.grpc, s.health)
+	return s
+}
+
+// Serve answers on l until Shutdown. It returns nil after one.
+func (s *Server) Serve(l net.Listener) error {
+	err := s.grpc.Serve(newLimitedListener(l, maxConnections))
+	if errors.Is(err, grpc.ErrServerStopped) || s.draining.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// Shutdown stops taking calls, lets those under way end, and cuts them off when ctx is done.
+func (s *Server) Shutdown(ctx context.Context) {
+	s.drain()
+	s.health.Shutdown()
+	done := make(chan struct{})
+	go func() { s.grpc.GracefulStop(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		s.grpc.Stop()
+		<-done
+	}
+}
+
+// peerAddr returns the address of the peer. It comes from the connection, never from a header.
+func peerAddr(ctx context.Context) netip.Addr {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return netip.Addr{}
+	}
+	ap, err := netip.ParseAddrPort(p.Addr.String())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return ap.Addr().Unmap()
+}
