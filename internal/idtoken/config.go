@@ -89,7 +89,7 @@ func (i *Issuer) setDefaults() {
 }
 
 func (i *Issuer) check() error {
-	if err := i.http().CheckURL(i.URL); err != nil {
+	if err := i.http().CheckIssuer(i.URL); err != nil {
 		return err
 	}
 	for _, alg := range i.Algorithms {

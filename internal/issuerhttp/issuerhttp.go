@@ -31,15 +31,23 @@ type Config struct {
 	AllowInsecure bool
 }
 
-// CheckURL reports why an issuer at rawURL, or an endpoint that it names, cannot be used: only absolute https URLs can,
-// without user, query or fragment, and http ones of loopback addresses where the Config allows it.
-func (c Config) CheckURL(rawURL string) error {
+// CheckIssuer reports why an issuer at rawURL cannot be used: only absolute https URLs can, without user, query or fragment
+// (OpenID Connect Discovery 3), and http ones of loopback addresses where the Config allows it.
+func (c Config) CheckIssuer(rawURL string) error {
+	if u, err := url.Parse(rawURL); err == nil && (u.RawQuery != "" || u.ForceQuery) {
+		return fmt.Errorf("URL %.200q: it must not have a query", u.Redacted())
+	}
+	return c.CheckEndpoint(rawURL)
+}
+
+// CheckEndpoint reports why an endpoint that an issuer names cannot be used. It may have a query, unlike an issuer.
+func (c Config) CheckEndpoint(rawURL string) error {
 	u, err := url.Parse(rawURL)
 	switch {
 	case err != nil || u.Hostname() == "" || u.Opaque != "":
 		return fmt.Errorf("%.200q is not an absolute URL", rawURL)
-	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
-		return fmt.Errorf("URL %.200q: it must not have a user, a query or a fragment", u.Redacted())
+	case u.User != nil || u.Fragment != "":
+		return fmt.Errorf("URL %.200q: it must not have a user or a fragment", u.Redacted())
 	}
 	return c.checkScheme(u)
 }
