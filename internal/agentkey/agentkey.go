@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	_ "crypto/sha512" // the hash of SSHSIG
 	"errors"
 	"fmt"
@@ -97,6 +98,12 @@ type Folder struct {
 // Identity is the path for IdentityFile.
 func (f Folder) Identity() string { return filepath.Join(f.Path, "key") }
 
+// runtimeFile is named after the folder, so that two do not share a key.
+func (f Folder) runtimeFile() string {
+	digest := sha256.Sum256([]byte(f.Path))
+	return filepath.Join(f.Runtime, fmt.Sprintf("key-%x", digest[:4]))
+}
+
 func (f Folder) publicFile() string { return f.Identity() + ".pub" }
 
 // Install makes c the key of the sign-in, in place of the one before. The note is what the user should know about where a
@@ -153,7 +160,7 @@ func (f Folder) installFresh(ctx context.Context, c *Candidate, lifetime time.Du
 	}
 	path := f.Identity()
 	if f.Runtime != "" {
-		path = filepath.Join(f.Runtime, "key")
+		path = f.runtimeFile()
 	}
 	if err := writePrivate(path, block); err != nil {
 		return "", err
@@ -169,7 +176,7 @@ func (f Folder) installFresh(ctx context.Context, c *Candidate, lifetime time.Du
 
 // Remove takes the key of the sign-in away, its private half too if it was made for it.
 func (f Folder) Remove(ctx context.Context) error {
-	if target, err := os.Readlink(f.Identity()); err == nil && f.Runtime != "" && target == filepath.Join(f.Runtime, "key") {
+	if target, err := os.Readlink(f.Identity()); err == nil && f.Runtime != "" && target == f.runtimeFile() {
 		if err := os.Remove(target); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove private key: %w", err)
 		}

@@ -181,7 +181,10 @@ func TestWithoutAnAgentTheKeyIsAPrivateRuntimeFile(t *testing.T) {
 		t.Errorf("the note does not name the file: %q", note)
 	}
 	checkSigns(t, f, key.Public)
-	file := filepath.Join(f.Runtime, "key")
+	file, err := os.Readlink(f.Identity())
+	if err != nil {
+		t.Fatal(err)
+	}
 	info, err := os.Stat(file)
 	if err != nil {
 		t.Fatal(err)

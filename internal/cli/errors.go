@@ -1,0 +1,205 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os/exec"
+	"strings"
+	"unicode"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/agentkey"
+	"github.com/hallpass-ssh/hallpass/internal/client"
+	"github.com/spf13/cobra"
+)
+
+// The exit codes.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitDenied      = 3
+	exitSignIn      = 4
+	exitNeeds       = 5
+	exitUnreachable = 6
+	exitInterrupted = 130
+)
+
+// kindExits maps the kinds of errors to exit codes. A kind that is not listed has failed.
+var kindExits = map[ca.Kind]int{
+	ca.Unauthenticated: exitSignIn,
+	ca.Denied:          exitDenied,
+	ca.Needs:           exitNeeds,
+	ca.Unavailable:     exitUnreachable,
+}
+
+// failure is an error with its exit code and the next command to type.
+type failure struct {
+	exit int
+	err  error
+	hint string
+}
+
+func (f *failure) Error() string { return f.err.Error() }
+
+func (f *failure) Unwrap() error { return f.err }
+
+// report prints err, if there is one, and returns the exit code.
+func (a *app) report(ctx context.Context, err error) int {
+	if err == nil {
+		return exitOK
+	}
+	if code, ok := errors.AsType[*exec.ExitError](err); ok && code.ExitCode() > 0 {
+		return code.ExitCode() // of ssh, which has said what was wrong
+	}
+	f := classify(err)
+	if ctx.Err() != nil || errors.Is(err, context.Canceled) {
+		f = &failure{exit: exitInterrupted, err: errors.New("interrupted")}
+	}
+	fmt.Fprintln(a.err, bold(a.err, "hallpass:"), plain(f.Error()))
+	if f.hint != "" {
+		fmt.Fprintln(a.err, bold(a.err, "hint:"), plain(f.hint))
+	}
+	return f.exit
+}
+
+// classify finds the exit code of err, and what to type next.
+func classify(err error) *failure {
+	if f, ok := errors.AsType[*failure](err); ok {
+		return f
+	}
+	if errors.Is(err, agentkey.ErrGone) {
+		return &failure{exit: exitSignIn, err: err, hint: "hallpass login"}
+	}
+	reason, ok := errors.AsType[*ca.Error](err)
+	if !ok {
+		if strings.HasPrefix(err.Error(), "required flag") {
+			return &failure{exit: exitUsage, err: err, hint: "add --help to the command"}
+		}
+		return &failure{exit: exitFailed, err: err}
+	}
+	f := &failure{exit: exitFailed, err: err}
+	if code, ok := kindExits[reason.Kind]; ok {
+		f.exit = code
+	}
+	switch reason.Kind {
+	case ca.Unauthenticated:
+		f.hint = "hallpass login"
+	case ca.Unavailable:
+		f.hint = "hallpass doctor"
+	case ca.Exhausted:
+		if reason.RetryAfter > 0 {
+			f.hint = fmt.Sprintf("try again in %s", reason.RetryAfter)
+		}
+	}
+	return f
+}
+
+// ask is what a certificate or an answer was wanted for.
+type ask struct {
+	target  target
+	command string // what to type again, with what is needed
+}
+
+// refused shows a refusal on one screen: what was asked, who said no and why, what would make it a yes, and the record that an
+// admin can look up.
+func (a *app) refused(err error, q ask) error {
+	f := classify(err)
+	reason, ok := errors.AsType[*ca.Error](err)
+	if !ok || reason.Kind != ca.Denied && reason.Kind != ca.Needs {
+		return f
+	}
+	fmt.Fprintf(a.err, "%s %s\n", bold(a.err, "refused:"), q.target)
+	if r, ok := errors.AsType[*client.Refusal](err); ok {
+		a.fact("rule", r.Rule)
+		a.fact("environment", r.Environment)
+		a.fact("policy", short(r.Policy))
+		a.fact("record", r.Index)
+	}
+	for _, need := range reason.Needs {
+		a.fact("needed", describeNeed(need))
+	}
+	hint := f.hint
+	switch {
+	case len(reason.Needs) > 0:
+		hint = hintForNeed(reason.Needs, q)
+	case reason.Kind == ca.Denied:
+		hint = ""
+		if r, ok := errors.AsType[*client.Refusal](err); ok && r.Index != "" {
+			hint = fmt.Sprintf("ask your admins about record %s: hallpass audit show %s", r.Index, r.Index)
+		}
+	}
+	return &failure{exit: f.exit, err: err, hint: hint}
+}
+
+func (a *app) fact(name, value string) {
+	if value != "" {
+		fmt.Fprintf(a.err, "  %-12s %s\n", name, plain(value))
+	}
+}
+
+func describeNeed(need ca.Need) string {
+	switch need.Kind {
+	case ca.NeedReason:
+		return "a reason"
+	case ca.NeedFreshLogin:
+		return fmt.Sprintf("a sign-in within the last %s", need.LoginWithin)
+	}
+	return "something that this version does not know"
+}
+
+func hintForNeed(needs []ca.Need, q ask) string {
+	var steps []string
+	next := ""
+	for _, need := range needs {
+		switch need.Kind {
+		case ca.NeedFreshLogin:
+			steps = append(steps, "hallpass login --fresh")
+		case ca.NeedReason:
+			next = fmt.Sprintf("%s --reason '...' %s", q.command, q.target)
+		}
+	}
+	if next != "" {
+		steps = append(steps, next)
+	}
+	return strings.Join(steps, " && ")
+}
+
+// plain makes text of others harmless to a terminal.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, text)
+}
+
+// short is the form of a revision or digest that people read.
+func short(revision string) string {
+	if len(revision) > 12 {
+		return revision[:12]
+	}
+	return revision
+}
+
+// exitCodesTopic is `hallpass help exit-codes`.
+func exitCodesTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "What the exit codes mean",
+		Long: `The exit codes of every command:
+
+  0    done, or nothing to do
+  1    failed
+  2    usage: the command line or the settings are wrong
+  3    denied by policy
+  4    sign in first: hallpass login
+  5    something is still needed: a reason, a fresher login
+  6    the daemon is not reachable
+  130  interrupted
+
+hallpass ssh ends with the exit code of ssh once ssh runs.`,
+	}
+}

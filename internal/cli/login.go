@@ -1,0 +1,215 @@
+package cli
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/agentkey"
+	"github.com/hallpass-ssh/hallpass/internal/client"
+	"github.com/hallpass-ssh/hallpass/internal/login"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"github.com/mdp/qrterminal/v3"
+	"github.com/spf13/cobra"
+	"golang.org/x/crypto/ssh"
+)
+
+// loginFlags are what the user may choose about a sign-in.
+type loginFlags struct {
+	device, noBrowser, fresh bool
+	issuer, key              string
+}
+
+func (a *app) loginCommand() *cobra.Command {
+	var f loginFlags
+	cmd := &cobra.Command{
+		Use:   "login",
+		Short: "Sign in, once a day",
+		Long: `Sign in at the identity provider that the CA names, and make the key that certificates will be for.
+
+Without a browser (on a machine reached by SSH, say) the device flow is used: you enter a code on any other device. The key is
+fresh, lives in your ssh-agent for 12 hours and never rests on a disk; with no agent it is a private file on the runtime tmpfs.`,
+		Example: "  hallpass login --server ca.example.com:8443\n  hallpass login --key ~/.ssh/id_ed25519_sk.pub",
+		Args:    exactArgs(),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.login(cmd.Context(), f)
+		},
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&f.device, "device", false, "sign in with a code entered on another device")
+	flags.BoolVar(&f.noBrowser, "no-browser", false, "print the address and open nothing")
+	flags.BoolVar(&f.fresh, "fresh", false, "have the identity provider ask anew, even if it knows you")
+	flags.StringVar(&f.issuer, "issuer", "", "name of the identity provider, if the CA knows several (HALLPASS_ISSUER)")
+	flags.StringVar(&f.key, "key", "", "public key file of your own key, in your agent or beside it (HALLPASS_KEY)")
+	cmd.MarkFlagsMutuallyExclusive("device", "no-browser")
+	cmd.MarkFlagsMutuallyExclusive("device", "fresh")
+	return cmd
+}
+
+// login does all that can fail before it replaces the sign-in that is there.
+func (a *app) login(ctx context.Context, f loginFlags) error {
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	address, err := s.address()
+	if err != nil {
+		return err
+	}
+	if f.issuer != "" {
+		s.Issuer = f.issuer
+	}
+	if f.key != "" {
+		s.Key = f.key
+	}
+	key, err := newKey(s.Key)
+	if err != nil {
+		return err
+	}
+	conn, err := client.Dial(ctx, address)
+	if err != nil {
+		return err
+	}
+	discovered, err := conn.Discover(ctx)
+	err = errors.Join(err, conn.Close())
+	if err != nil {
+		return err
+	}
+	cas, err := client.CAKeys(discovered)
+	if err != nil {
+		return err
+	}
+	provider, err := chooseIssuer(discovered.GetIssuers(), s.Issuer)
+	if err != nil {
+		return err
+	}
+	signedIn, err := a.authenticate(ctx, provider, key.Public, f)
+	if err != nil {
+		return fmt.Errorf("sign in: %w", err)
+	}
+	signedIn.Server = address.String()
+	if err := a.keep(ctx, signedIn, key, cas); err != nil {
+		return err
+	}
+	if a.server != "" {
+		if err := a.saveServer(a.server); err != nil {
+			return err
+		}
+	}
+	a.refreshSSHConfig(ctx)
+	return a.status(ctx)
+}
+
+// newKey is the user's own key, or a fresh one.
+func newKey(own string) (*agentkey.Candidate, error) {
+	if own == "" {
+		return agentkey.New()
+	}
+	if home, err := os.UserHomeDir(); err == nil && strings.HasPrefix(own, "~/") {
+		own = home + own[1:] // as written in the settings, where no shell expands it
+	}
+	return agentkey.Own(own)
+}
+
+// chooseIssuer finds the issuer by its name, or takes the first.
+func chooseIssuer(issuers []*pb.Issuer, name string) (login.Provider, error) {
+	var names []string
+	for _, issuer := range issuers {
+		if name == "" || issuer.GetName() == name {
+			return login.Provider{
+				Issuer:   issuer.GetUrl(),
+				ClientID: issuer.GetClientId(),
+				Scopes:   issuer.GetScopes(),
+				// Of an http issuer the provider accepts loopback addresses only: a trial on this machine.
+				AllowInsecure: strings.HasPrefix(issuer.GetUrl(), "http:"),
+			}, nil
+		}
+		names = append(names, plain(issuer.GetName()))
+	}
+	if len(names) == 0 {
+		return login.Provider{}, errors.New("the CA names no issuer where people sign in")
+	}
+	return login.Provider{}, &failure{
+		exit: exitUsage,
+		err:  fmt.Errorf("the CA knows no issuer %q", name),
+		hint: "hallpass login --issuer " + strings.Join(names, "|"),
+	}
+}
+
+// authenticate signs the user in. In a browser the ID token is bound to the key; the device flow has no nonce for that.
+func (a *app) authenticate(ctx context.Context, provider login.Provider, key ssh.PublicKey, f loginFlags) (login.Session, error) {
+	var (
+		tokens login.Tokens
+		err    error
+	)
+	s := login.Session{Issuer: provider, PublicKey: key.Marshal(), KeyExpires: time.Now().Add(sessionLifetime)}
+	if f.device || !f.noBrowser && !login.HasBrowser() {
+		tokens, err = login.Device(ctx, provider, a.err, a.qr())
+	} else {
+		s.TokenNonce = make([]byte, 32)
+		rand.Read(s.TokenNonce)
+		open := login.OpenBrowser
+		if f.noBrowser {
+			open = func(string) error { return nil }
+		}
+		tokens, err = login.Browser(ctx, provider, ca.TokenNonce(s.TokenNonce, s.PublicKey), open, a.err, login.Options{FreshLogin: f.fresh})
+	}
+	s.Subject, s.Email, s.Expiry, s.IDToken, s.RefreshToken = tokens.Subject, tokens.Email, tokens.Expiry, tokens.IDToken, tokens.RefreshToken
+	return s, err
+}
+
+// qr draws an address for a phone, if there is a terminal to draw on.
+func (a *app) qr() func(string) {
+	if !isTerminal(a.err) {
+		return nil
+	}
+	return func(address string) { qrterminal.GenerateHalfBlock(address, qrterminal.L, a.err) }
+}
+
+// keep puts the sign-in, its key and the keys of the CA in place of those before.
+func (a *app) keep(ctx context.Context, s login.Session, key *agentkey.Candidate, cas []client.CAKey) error {
+	if err := forgetSession(ctx); err != nil {
+		return err
+	}
+	c, err := openCerts()
+	if err != nil {
+		return err
+	}
+	note, err := c.keys().Install(ctx, key, sessionLifetime)
+	if err != nil {
+		return err
+	}
+	if note != "" {
+		a.note("note: %s", note)
+	}
+	store, err := openStore()
+	if err != nil {
+		return err
+	}
+	if err := saveCAKeys(cas); err != nil {
+		return err
+	}
+	return store.Save(ctx, s)
+}
+
+// refreshSSHConfig brings the hosts in our part of the ssh configuration up to date, if setup was run.
+func (a *app) refreshSSHConfig(ctx context.Context) {
+	s, err := openSSHConfig("")
+	if err != nil || !s.installed() {
+		return
+	}
+	plan, err := a.planSetup(ctx, s, false)
+	for _, c := range plan {
+		if c.file == s.own && c.before != c.after {
+			err = errors.Join(err, c.apply())
+		}
+	}
+	if err != nil {
+		a.note("note: the hosts in your ssh configuration are those of before: %v", err)
+	}
+}

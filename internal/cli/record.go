@@ -1,0 +1,154 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+)
+
+// recordVersion is the newest format of records that this tool can read.
+const recordVersion = 1
+
+// recordJSON is the form of a record in results.
+type recordJSON struct {
+	Index string    `json:"index"`
+	Time  time.Time `json:"time"`
+	// Event is the name of what happened, as in the protocol: "decided", "policy_loaded".
+	Event string `json:"event"`
+	// Who is the email of the caller, or the subject at the issuer.
+	Who     string `json:"who,omitempty"`
+	Outcome string `json:"outcome,omitempty"`
+	Login   string `json:"login,omitempty"`
+	Host    string `json:"host,omitempty"`
+	Rule    string `json:"rule,omitempty"`
+	Serial  string `json:"serial,omitempty"`
+	Message string `json:"message,omitempty"`
+	// Detail is the event in the JSON form of its protocol message.
+	Detail json.RawMessage `json:"detail"`
+}
+
+const recordHeader = "RECORD   TIME                  EVENT                 WHAT"
+
+// newRecordJSON reads a record as stored, with the identity it cites.
+func newRecordJSON(entry *pb.Entry) (recordJSON, error) {
+	var record pb.Record
+	if err := proto.Unmarshal(entry.GetRecord(), &record); err != nil {
+		return recordJSON{}, fmt.Errorf("read a record of the log: %w", err)
+	}
+	if record.GetVersion() > recordVersion {
+		return recordJSON{}, fmt.Errorf("record %d has the format %d: this hallpass is too old to read it", record.GetIndex(), record.GetVersion())
+	}
+	out := recordJSON{Index: strconv.FormatUint(record.GetIndex(), 10), Time: record.GetTime().AsTime(), Event: "unknown"}
+	m := record.ProtoReflect()
+	field := m.WhichOneof(m.Descriptor().Oneofs().ByName("event"))
+	if field != nil {
+		out.Event = string(field.Name())
+		detail, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(m.Get(field).Message().Interface())
+		if err != nil {
+			return recordJSON{}, fmt.Errorf("read record %d: %w", record.GetIndex(), err)
+		}
+		out.Detail = detail
+		out.describe(&record, m.Get(field).Message())
+	}
+	if err := out.nameCaller(entry.GetSnapshot()); err != nil {
+		return recordJSON{}, fmt.Errorf("read the identity of record %d: %w", record.GetIndex(), err)
+	}
+	return out, nil
+}
+
+// describe fills the fields that people look for.
+func (r *recordJSON) describe(record *pb.Record, event protoreflect.Message) {
+	switch e := event.Interface().(type) {
+	case *pb.Decided:
+		r.Who = e.GetCaller().GetSubject()
+		r.Login, r.Host = e.GetAsked().GetLogin(), e.GetAsked().GetHost()
+		r.Rule = e.GetDecision().GetRule()
+		r.Outcome = "granted"
+		if refusal := e.GetRefusal(); refusal != nil {
+			r.Outcome = strings.ToLower(strings.TrimPrefix(refusal.GetKind().String(), "ERROR_KIND_"))
+			r.Message = refusal.GetMessage()
+		}
+		if len(e.GetToBeSigned()) > 0 {
+			r.Serial = strconv.FormatUint(uint64(record.GetEpoch())<<40+record.GetIndex()+1, 10)
+		}
+	case *pb.PolicyLoaded:
+		r.Message = "policy " + policyName(e.GetPolicy()) + " from " + e.GetSource()
+	case *pb.PolicyRefused:
+		r.Message = e.GetMessage()
+	case *pb.AuthorityKeyListed:
+		r.Message = "authority " + e.GetAuthority()
+	case *pb.SignatureFailed:
+		r.Message = fmt.Sprintf("record %d: %s", e.GetDecided(), e.GetMessage())
+	case *pb.RefusalsCounted:
+		r.Who = e.GetCaller().GetSubject()
+		r.Message = fmt.Sprintf("%d refusals", e.GetCount())
+	case *pb.AccessRefused:
+		r.Who = e.GetCaller().GetSubject()
+		r.Message = e.GetMethod() + ": " + e.GetRefusal().GetMessage()
+	case *pb.StrangersCounted:
+		var counts []string
+		for _, c := range e.GetCounts() {
+			counts = append(counts, fmt.Sprintf("%d %s", c.GetCount(), c.GetName()))
+		}
+		r.Message = strings.Join(counts, ", ")
+	}
+}
+
+// nameCaller shows the email of the caller in place of the subject, if the record cites an identity that has one.
+func (r *recordJSON) nameCaller(snapshot []byte) error {
+	var identity pb.IdentitySnapshot
+	if err := proto.Unmarshal(snapshot, &identity); err != nil {
+		return err
+	}
+	if identity.GetEmail() != "" {
+		r.Who = identity.GetEmail()
+	}
+	return nil
+}
+
+// line is a record in a table.
+func (r recordJSON) line() string {
+	var what []string
+	add := func(s string) {
+		if s != "" {
+			what = append(what, s)
+		}
+	}
+	add(r.Who)
+	if r.Login != "" || r.Host != "" {
+		add(r.Login + "@" + r.Host)
+	}
+	add(r.Outcome)
+	if r.Rule != "" {
+		add("rule=" + r.Rule)
+	}
+	if r.Serial != "" {
+		add("serial=" + r.Serial)
+	}
+	add(r.Message)
+	text := strings.Join(strings.Fields(plain(strings.Join(what, " "))), " ")
+	return fmt.Sprintf("%-8s %-21s %-21s %s", r.Index, r.Time.Format(time.RFC3339), r.Event, text)
+}
+
+// show writes a record in full.
+func (r recordJSON) show(w io.Writer) error {
+	for _, fact := range []struct{ name, value string }{
+		{"record", r.Index}, {"time", r.Time.Format(time.RFC3339)}, {"event", r.Event}, {"who", r.Who}, {"outcome", r.Outcome},
+		{"login", r.Login}, {"host", r.Host}, {"rule", r.Rule}, {"serial", r.Serial}, {"message", r.Message},
+	} {
+		if fact.value != "" {
+			fmt.Fprintf(w, "%-8s %s\n", fact.name, plain(fact.value))
+		}
+	}
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	return e.Encode(r.Detail)
+}
