@@ -2,8 +2,6 @@ package policy
 
 import (
 	"crypto/sha256"
-	"encoding/hex"
-	"fmt"
 	"maps"
 	"path"
 	"slices"
@@ -87,14 +85,10 @@ func Compile(b *Bundle) (*Policy, error) {
 // seal gives the policy its name and its blobs. Only files that the policy is made of count.
 func (p *Policy) seal(b *Bundle, used []string) {
 	slices.Sort(used)
-	var manifest strings.Builder
-	p.blobs = [][]byte{nil}
+	p.blobs = [][]byte{manifest(b.Files, used)}
 	for _, name := range used {
-		digest := sha256.Sum256(b.Files[name])
-		fmt.Fprintf(&manifest, "%s  %s\n", hex.EncodeToString(digest[:]), name)
 		p.blobs = append(p.blobs, b.Files[name])
 	}
-	p.blobs[0] = []byte(manifest.String())
 	p.ref = ca.PolicyRef{Digest: sha256.Sum256(p.blobs[0]), Revision: b.Revision, Dirty: b.Dirty}
 }
 

@@ -3,6 +3,7 @@ package policy
 import (
 	"cmp"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -57,10 +58,13 @@ type source struct {
 	lines [][]rune
 }
 
+// lineBreak is what the YAML reader counts as the end of a line.
+var lineBreak = regexp.MustCompile("\r\n|[\n\r\u0085\u2028\u2029]")
+
 func newSource(name string, text []byte) *source {
 	s := &source{name: name}
-	for line := range strings.Lines(string(text)) {
-		s.lines = append(s.lines, []rune(strings.TrimRight(line, "\r\n")))
+	for _, line := range lineBreak.Split(string(text), -1) {
+		s.lines = append(s.lines, []rune(line))
 	}
 	return s
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +15,9 @@ import (
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/policy"
 )
+
+// What ends a line for YAML.
+var lineBreak = regexp.MustCompile("\r\n|[\n\r\u0085\u2028\u2029]")
 
 // FuzzPolicyYAML: no file makes the compiler panic; a refusal names a line that exists, or the one after the last; what
 // compiles decides and says the same twice.
@@ -54,7 +58,7 @@ func FuzzPolicyYAML(f *testing.F) {
 		if !ok || len(all) == 0 {
 			t.Fatalf("no mistake in %T %v", err, err)
 		}
-		lines := strings.Count(string(text), "\n") + 1
+		lines := len(lineBreak.FindAll(text, -1)) + 1
 		for _, e := range all {
 			if e.Line < 1 || e.Column < 1 || e.Line > lines+1 || e.Message == "" {
 				t.Fatalf("%d lines, and a mistake at %d:%d: %q", lines, e.Line, e.Column, e.Message)
