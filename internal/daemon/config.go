@@ -1,0 +1,192 @@
+package daemon
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"go.yaml.in/yaml/v4"
+)
+
+// ConfigName is the name of the configuration file inside the daemon's folder.
+const ConfigName = "hallpassd.yaml"
+
+// Config is the daemon's one configuration file. Relative paths are relative to its folder.
+type Config struct {
+	// Listen is host:port; required.
+	Listen string `yaml:"listen"`
+	// ServerNames are the names that callers may dial; default: those of the TLS certificate.
+	ServerNames []string  `yaml:"server_names"`
+	TLS         TLSConfig `yaml:"tls"`
+	Log         LogConfig `yaml:"log"`
+	// Authorities by name; at least one.
+	Authorities map[string]AuthorityConfig `yaml:"authorities"`
+	Policy      PolicyConfig               `yaml:"policy"`
+	Limits      LimitsConfig               `yaml:"limits"`
+	// Issuers are where people and workloads get their ID tokens; at least one.
+	Issuers []IssuerConfig `yaml:"issuers"`
+
+	dir string // folder of the file
+}
+
+// TLSConfig names the daemon's own certificate and its key, in PEM; both required.
+type TLSConfig struct {
+	Certificate string `yaml:"certificate"`
+	Key         string `yaml:"key"`
+}
+
+// LogConfig names the log and the key that signs its checkpoints; both required.
+type LogConfig struct {
+	File string `yaml:"file"`
+	Key  string `yaml:"key"`
+}
+
+// AuthorityConfig says where a CA key lives: in Key, or in the agent at Agent, where PublicKey pins it.
+type AuthorityConfig struct {
+	// Key is a private key in OpenSSH format, readable by the daemon's user alone.
+	Key string `yaml:"key"`
+	// PassphraseFile holds the passphrase of Key. "credential:NAME" reads a systemd credential.
+	PassphraseFile string `yaml:"passphrase_file"`
+	// Agent is the socket of an ssh-agent.
+	Agent string `yaml:"agent"`
+	// PublicKey is the file with the public key that the agent must hold.
+	PublicKey string `yaml:"public_key"`
+}
+
+// PolicyConfig says where the policy comes from.
+type PolicyConfig struct {
+	// Source is a folder, in a git work tree or not; required.
+	Source string `yaml:"source"`
+	// AllowDirty takes uncommitted files of a work tree, and marks the policy as dirty.
+	AllowDirty bool `yaml:"allow_dirty"`
+}
+
+// LimitsConfig holds the hard limits of this daemon. Zero fields take the default.
+type LimitsConfig struct {
+	// MaxTTL is above every policy; default and at most 24h.
+	MaxTTL time.Duration `yaml:"max_ttl"`
+	// Skew is how far a certificate is backdated; default 1m, at most 5m.
+	Skew time.Duration `yaml:"skew"`
+	// IdentityRate and IdentityBurst limit the requests of one identity; default 50 a second, 1000 at once.
+	IdentityRate  float64 `yaml:"identity_rate"`
+	IdentityBurst int     `yaml:"identity_burst"`
+}
+
+// IssuerConfig is an OIDC issuer and the audience at which it is asked.
+type IssuerConfig struct {
+	// Name is short and unique: for people, what `hallpass login --issuer` takes.
+	Name string `yaml:"name"`
+	URL  string `yaml:"url"`
+	// Kind is "person" (default) or "workload".
+	Kind string `yaml:"kind"`
+	// ClientID is the audience: for people the client id of the helper, a public native client.
+	ClientID string `yaml:"client_id"`
+	// Scopes the helper asks for; default openid email profile groups offline_access.
+	Scopes []string `yaml:"scopes"`
+	// Email is "verified" (default), "optional" or "none".
+	Email string `yaml:"email"`
+	// GroupsClaim names the claim with the groups; default "groups".
+	GroupsClaim string `yaml:"groups_claim"`
+	// Algorithms of ID tokens; default RS256 and ES256.
+	Algorithms []string `yaml:"algorithms"`
+	// Require are claims that must have a value, such as hd or tid at an issuer that serves many organisations.
+	Require map[string]string `yaml:"require"`
+	// CAFile holds the roots that the issuer's TLS certificate chains to; default: those of the system.
+	CAFile string `yaml:"ca_file"`
+	// Insecure allows plain http, for an issuer on a loopback address only.
+	Insecure bool `yaml:"insecure"`
+}
+
+var defaultScopes = []string{"openid", "email", "profile", "groups", "offline_access"}
+
+// LoadConfig reads and checks a configuration file. It reports every unknown key with its line.
+func LoadConfig(path string) (*Config, error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s does not exist: create it with `hallpassd init`", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read configuration: %w", err)
+	}
+	d := yaml.NewDecoder(bytes.NewReader(data))
+	d.KnownFields(true)
+	cfg := &Config{dir: filepath.Dir(path)}
+	if err := d.Decode(cfg); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := d.Decode(new(Config)); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s: a second YAML document: the configuration is one document", path)
+	}
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return cfg, nil
+}
+
+// validate returns everything that is wrong with a configuration.
+func (c *Config) validate() error {
+	var errs []error
+	require := func(ok bool, format string, args ...any) {
+		if !ok {
+			errs = append(errs, fmt.Errorf(format, args...))
+		}
+	}
+	_, _, err := net.SplitHostPort(c.Listen)
+	require(err == nil, "listen: %q is not host:port", c.Listen)
+	require(c.TLS.Certificate != "" && c.TLS.Key != "", "tls: certificate and key are required: there is no plaintext listener")
+	require(c.Log.File != "" && c.Log.Key != "", "log: file and key are required")
+	require(len(c.Authorities) > 0, "authorities: at least one is required")
+	for name, a := range c.Authorities {
+		require(validName(name), "authorities: %q is not a name: use lower-case letters, digits and -", name)
+		require((a.Key == "") != (a.Agent == ""), "authorities.%s: give key, or agent with public_key", name)
+		require(a.Agent == "" || a.PublicKey != "", "authorities.%s: an agent needs public_key, the file that pins its key", name)
+	}
+	require(c.Policy.Source != "", "policy: source is required: the folder with policy.yaml")
+	require(c.Limits.MaxTTL >= 0 && c.Limits.MaxTTL <= 24*time.Hour, "limits.max_ttl: %s is more than 24h", c.Limits.MaxTTL)
+	require(c.Limits.Skew >= 0 && c.Limits.Skew <= 5*time.Minute, "limits.skew: %s is more than 5m", c.Limits.Skew)
+	require(c.Limits.IdentityRate >= 0 && c.Limits.IdentityBurst >= 0, "limits: a rate cannot be negative")
+	require(len(c.Issuers) > 0, "issuers: at least one is required")
+	var names []string
+	for _, i := range c.Issuers {
+		require(validName(i.Name), "issuers: %q is not a name: use lower-case letters, digits and -", i.Name)
+		require(!slices.Contains(names, i.Name), "issuers: two are named %q", i.Name)
+		names = append(names, i.Name)
+		require(i.Kind == "" || i.Kind == "person" || i.Kind == "workload", "issuers.%s: kind %q is neither person nor workload", i.Name, i.Kind)
+		require(i.ClientID != "", "issuers.%s: client_id is required: the audience of its ID tokens", i.Name)
+	}
+	return errors.Join(errs...)
+}
+
+func (i IssuerConfig) kind() ca.CallerKind {
+	if i.Kind == "workload" {
+		return ca.Workload
+	}
+	return ca.Person
+}
+
+func (i IssuerConfig) scopes() []string {
+	if len(i.Scopes) == 0 {
+		return defaultScopes
+	}
+	return i.Scopes
+}
+
+// path resolves a path of the file.
+func (c *Config) path(p string) string {
+	if p == "" || filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(c.dir, p)
+}
+
+func validName(s string) bool {
+	return s != "" && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == "" && s[0] != '-'
+}

@@ -1,0 +1,282 @@
+// Package daemon wires the parts of hallpassd together: configuration, keys, log, policy, ID token verifier, core and server.
+//
+// It knows files, signals and the order of start and end. It must never decide anything itself.
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/idtoken"
+	"github.com/hallpass-ssh/hallpass/internal/server"
+	"github.com/hallpass-ssh/hallpass/internal/version"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"github.com/hallpass-ssh/hallpass/store"
+	"github.com/hallpass-ssh/hallpass/store/bolt"
+	"golang.org/x/time/rate"
+)
+
+const (
+	// drainTimeout is how long calls under way may take to end.
+	drainTimeout = 10 * time.Second
+	// tallyInterval is how often what was kept out of the log is summed up in it.
+	tallyInterval = time.Minute
+	// healthInterval is how often the issuers are looked at, to tell the operators of a change.
+	healthInterval = 5 * time.Second
+)
+
+// notBefore is when this release was made. A clock before it is wrong, and certificates would be too.
+var notBefore = time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
+
+// daemon is a running CA.
+type daemon struct {
+	cfg      *Config
+	logger   *slog.Logger
+	store    store.Store
+	recorder *store.Recorder
+	policy   *policyInForce
+	verifier *idtoken.Verifier
+	limiter  *server.Limiter
+	server   *server.Server
+	unwell   map[string]bool // issuers that were reported as not usable, by name
+}
+
+// Run serves until ctx is done or the log dies. SIGHUP loads the policy anew.
+func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
+	logger := slog.New(slog.NewJSONHandler(stderr, nil))
+	parts, err := load(cfg)
+	if err != nil {
+		return err
+	}
+	d := &daemon{cfg: cfg, logger: logger, unwell: map[string]bool{}}
+	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), bolt.Config{LogKey: parts.logKey, Now: time.Now}); err != nil {
+		return fmt.Errorf("open log %s: %w", cfg.path(cfg.Log.File), err)
+	}
+	defer func() { err = errors.Join(err, d.store.Close()) }()
+	if err := d.assemble(ctx, parts); err != nil {
+		return err
+	}
+	defer d.verifier.Close()
+	listener, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("listen on %s: %w", cfg.Listen, err)
+	}
+	logger.Info("listening", "address", listener.Addr().String(), "server_names", parts.serverNames, "version", version.String())
+	return d.serve(ctx, listener)
+}
+
+// assemble connects the parts over an open log.
+func (d *daemon) assemble(ctx context.Context, parts *parts) error {
+	d.recorder = store.NewRecorder(d.store)
+	for _, name := range slices.Sorted(maps.Keys(parts.authorities)) {
+		a := parts.authorities[name]
+		if err := d.recorder.ListAuthorityKey(ctx, name, a.PublicKey.Marshal(), a.Source); err != nil {
+			return fmt.Errorf("record CA key %s: %w", name, err)
+		}
+	}
+	d.policy = &policyInForce{
+		cfg: d.cfg.Policy, source: d.cfg.path(d.cfg.Policy.Source), authorities: parts.authorities,
+		recorder: d.recorder, store: d.store, logger: d.logger,
+	}
+	if err := d.policy.start(ctx); err != nil {
+		return err
+	}
+	d.limiter = server.NewLimiter(server.Rates{
+		Identity: rate.Limit(d.cfg.Limits.IdentityRate), IdentityBurst: d.cfg.Limits.IdentityBurst,
+	}, time.Now())
+	core, err := ca.New(ca.CA{
+		Authenticate:    parts.verifier.Authenticate,
+		Parse:           server.ParseRequest,
+		ParsePossession: server.ParsePossession,
+		Rules:           d.policy.rules,
+		Log:             d.recorder,
+		Authorities:     parts.authorities,
+		ServerNames:     parts.serverNames,
+		MaxTTL:          d.cfg.Limits.MaxTTL,
+		Skew:            d.cfg.Limits.Skew,
+		Admit:           d.limiter.Admit,
+		Logger:          d.logger,
+	})
+	if err != nil {
+		return err
+	}
+	d.verifier = parts.verifier
+	d.verifier.Start(ctx)
+	d.server = server.New(server.Config{
+		CA: core, Store: d.store, Certificate: parts.certificate, Limiter: d.limiter,
+		LogPublicKey: parts.logKey.Verifier(),
+		Discovery:    func() *pb.DiscoverResponse { return discovery(d.cfg, parts.authorities) },
+		Environments: d.environments, Role: d.role, RefuseAccess: d.recorder.RefuseAccess,
+		Now: time.Now, Logger: d.logger,
+	})
+	return nil
+}
+
+// serve answers until it is told to end, and then lets calls under way end.
+func (d *daemon) serve(ctx context.Context, listener net.Listener) error {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+	tick := time.NewTicker(tallyInterval)
+	defer tick.Stop()
+	health := time.NewTicker(healthInterval)
+	defer health.Stop()
+	served := make(chan error, 1)
+	go func() { served <- d.server.Serve(listener) }()
+	for {
+		select {
+		case <-hangups:
+			_ = d.policy.load(ctx, "reload") // logged and recorded there; the policy before stays
+		case <-tick.C:
+			d.tally(ctx)
+		case <-health.C:
+			d.reportIssuers()
+		case <-d.store.Dead():
+			d.stop(served)
+			return errors.New("the outcome of a write to the log is in doubt: ended, so that nothing is signed without a record. Check the disk; the next start verifies the log")
+		case err := <-served:
+			return fmt.Errorf("serve: %w", err)
+		case <-ctx.Done():
+			d.logger.Info("shutting down")
+			err := d.stop(served)
+			d.tally(context.WithoutCancel(ctx))
+			return err
+		}
+	}
+}
+
+func (d *daemon) stop(served <-chan error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
+	defer cancel()
+	d.server.Shutdown(ctx)
+	return <-served
+}
+
+// reportIssuers tells the operators which issuers began or ceased to be usable. Tokens of one that is not are refused.
+func (d *daemon) reportIssuers() {
+	for _, h := range d.verifier.Health() {
+		switch {
+		case !h.OK && !d.unwell[h.Name]:
+			d.logger.Warn("issuer cannot be used: its tokens are refused until its keys can be fetched", "issuer", h.Name, "url", h.URL, "error", h.Error)
+		case h.OK && d.unwell[h.Name]:
+			d.logger.Info("issuer can be used again", "issuer", h.Name, "url", h.URL)
+		}
+		d.unwell[h.Name] = !h.OK
+	}
+}
+
+// tally sums up in the log what was not recorded one by one.
+func (d *daemon) tally(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+	defer cancel()
+	t := d.limiter.Drain(time.Now())
+	if len(t.Strangers) > 0 {
+		if err := d.recorder.CountStrangers(ctx, t.From, t.To, t.Strangers); err != nil {
+			d.logger.Error("record strangers", "counts", t.Strangers, "error", err)
+		}
+	}
+	for _, r := range t.Refused {
+		if err := d.recorder.CountRefusals(ctx, r.Caller, t.From, t.To, r.Count); err != nil {
+			d.logger.Error("record refusals", "subject", r.Caller.Identity.Subject, "count", r.Count, "error", err)
+		}
+	}
+}
+
+func (d *daemon) environments() ([]*pb.Environment, ca.PolicyRef) {
+	p := d.policy.get()
+	var out []*pb.Environment
+	for _, e := range p.Environments() {
+		out = append(out, &pb.Environment{Name: e.Name, Hosts: e.Hosts, Authority: e.Authority})
+	}
+	return out, p.Ref()
+}
+
+// role asks the policy in force, with the claims that it declares.
+func (d *daemon) role(ctx context.Context, role string, caller ca.Caller, now time.Time) (bool, ca.PolicyRef, error) {
+	p := d.policy.get()
+	identity, err := p.Declare(caller)
+	if err != nil {
+		return false, p.Ref(), err
+	}
+	has, err := p.Role(ctx, role, ca.Question{Identity: identity, Token: caller.Token, Now: now})
+	return has && err == nil, p.Ref(), err
+}
+
+// discovery is what everybody may know.
+func discovery(cfg *Config, authorities map[string]*ca.Authority) *pb.DiscoverResponse {
+	out := &pb.DiscoverResponse{Version: version.String()}
+	for _, i := range cfg.Issuers {
+		if i.kind() == ca.Person {
+			out.Issuers = append(out.Issuers, &pb.Issuer{Name: i.Name, Url: i.URL, ClientId: i.ClientID, Scopes: i.scopes()})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(authorities)) {
+		out.UserCaKeys = append(out.UserCaKeys, &pb.UserCAKey{Authority: name, PublicKey: authorities[name].PublicKey.Marshal()})
+	}
+	return out
+}
+
+// parts is what the configuration names, loaded and checked.
+type parts struct {
+	authorities map[string]*ca.Authority
+	logKey      *audit.LogKey
+	verifier    *idtoken.Verifier
+	certificate tls.Certificate
+	serverNames []string
+}
+
+// Check loads everything that cfg names, and the policy, without starting anything.
+func Check(cfg *Config) error {
+	parts, err := load(cfg)
+	if err != nil {
+		return err
+	}
+	p := &policyInForce{cfg: cfg.Policy, source: cfg.path(cfg.Policy.Source), authorities: parts.authorities}
+	_, _, err = p.read()
+	return err
+}
+
+func load(cfg *Config) (*parts, error) {
+	if now := time.Now(); now.Before(notBefore) {
+		return nil, fmt.Errorf("the clock says %s, before this release was made: set it, certificates depend on it", now.Format(time.DateOnly))
+	}
+	p := &parts{authorities: map[string]*ca.Authority{}}
+	var err error
+	if p.logKey, err = audit.LoadLogKey(cfg.path(cfg.Log.Key)); err != nil {
+		return nil, fmt.Errorf("load log key: %w", err)
+	}
+	var names []string
+	if p.certificate, names, err = loadTLS(cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key)); err != nil {
+		return nil, err
+	}
+	if p.serverNames = cfg.ServerNames; len(p.serverNames) == 0 {
+		p.serverNames = names
+	}
+	for i, name := range p.serverNames {
+		p.serverNames[i] = strings.ToLower(strings.TrimSuffix(name, "."))
+	}
+	for name, a := range cfg.Authorities {
+		if p.authorities[name], err = loadAuthority(cfg, name, a); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.checkDistinct(); err != nil {
+		return nil, err
+	}
+	p.verifier, err = newVerifier(cfg)
+	return p, err
+}
