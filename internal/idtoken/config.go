@@ -50,7 +50,7 @@ type Issuer struct {
 	MaxAge time.Duration
 	// Skew is how far the issuer's clock may be off. Default: 1 minute; at most 5.
 	Skew time.Duration
-	// MaxStale is how long keys serve that could not be fetched again. Default: 24 hours.
+	// MaxStale is how long keys serve that could not be fetched again. Default: 24 hours; at least 1 minute.
 	MaxStale time.Duration
 	// CAFile and AllowInsecure are those of issuerhttp.Config.
 	CAFile        string
@@ -109,8 +109,10 @@ func (i *Issuer) check() error {
 		return errors.New("kind must be person or workload")
 	case !slices.Contains([]string{EmailVerified, EmailOptional, EmailNone}, i.Email):
 		return fmt.Errorf("email %q: it must be %s, %s or %s", i.Email, EmailVerified, EmailOptional, EmailNone)
-	case i.MaxAge < 0 || i.MaxStale < 0:
-		return errors.New("max_age and max_stale must not be negative")
+	case i.MaxAge < 0:
+		return fmt.Errorf("max_age %s: it must not be negative", i.MaxAge)
+	case i.MaxStale < time.Minute:
+		return fmt.Errorf("max_stale %s: it must be at least 1m", i.MaxStale)
 	case i.Skew < 0 || i.Skew > 5*time.Minute:
 		return fmt.Errorf("skew %s: it must be 0 to 5m", i.Skew)
 	}

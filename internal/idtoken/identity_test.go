@@ -199,6 +199,8 @@ func TestConfigIsChecked(t *testing.T) {
 		{"alg EdDSA is accepted", with(func(i *idtoken.Issuer) { i.Algorithms = []string{"EdDSA", "PS256", "ES384"} }), ""},
 		{"an unknown email rule is refused", with(func(i *idtoken.Issuer) { i.Email = "maybe" }), `email "maybe"`},
 		{"a skew of an hour is refused", with(func(i *idtoken.Issuer) { i.Skew = time.Hour }), "skew 1h0m0s"},
+		{"a negative maximum age is refused", with(func(i *idtoken.Issuer) { i.MaxAge = -time.Hour }), "max_age -1h0m0s"},
+		{"a maximum staleness of a second is refused", with(func(i *idtoken.Issuer) { i.MaxStale = time.Second }), "at least 1m"},
 		{"a required claim without value is refused", with(func(i *idtoken.Issuer) { i.Require = map[string]string{"hd": ""} }), "must not be empty"},
 		{"a CA file that is missing is refused", with(func(i *idtoken.Issuer) { i.CAFile = "/nonexistent/ca.pem" }), "load CA file"},
 		{"an audience that comes twice is refused", []idtoken.Issuer{good, good}, "is there twice"},

@@ -128,6 +128,10 @@ func TestPersonIsAuthenticated(t *testing.T) {
 	v := newVerifier(t, idtoken.Config{Issuers: issuers(server)})
 	now := time.Now()
 	claims := person(t, server, map[string]any{"nonce": "n-0S6_WzA2Mj"})
+	issuedAt, ok := claims["iat"].(int64)
+	if !ok {
+		t.Fatalf("iat is %T", claims["iat"])
+	}
 	raw := sign(t, server.People(), claims, devidp.TokenOptions{})
 	for _, round := range []string{"anew", "from the cache"} {
 		got, err := v.Authenticate(t.Context(), raw, now)
@@ -143,7 +147,7 @@ func TestPersonIsAuthenticated(t *testing.T) {
 		if got.Token.Nonce != "n-0S6_WzA2Mj" || got.Token.Bound {
 			t.Errorf("%s: token %+v, want the nonce as it came, not yet bound", round, got.Token)
 		}
-		issued := time.Unix(claims["iat"].(int64), 0)
+		issued := time.Unix(issuedAt, 0)
 		if !got.Token.IssuedAt.Equal(issued) || !got.Token.AuthTime.Equal(issued) || !got.Token.Expires.Equal(issued.Add(time.Hour)) {
 			t.Errorf("%s: times of the token: %+v, want issued and signed in at %s, an hour long", round, got.Token, issued)
 		}

@@ -10,7 +10,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -148,7 +147,7 @@ func TestKeysOverHTTP(t *testing.T) {
 	defer server.Close()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		io.WriteString(w, `{"issuer":"`+server.URL+`","jwks_uri":"http://127.0.0.1:1/keys"}`)
+		w.Write([]byte(`{"issuer":"` + server.URL + `","jwks_uri":"http://127.0.0.1:1/keys"}`))
 	})
 	v := newVerifier(t, idtoken.Config{Issuers: []idtoken.Issuer{{
 		URL: server.URL, Audience: "hallpass", Kind: ca.Person, CAFile: writeCA(t, server),

@@ -125,7 +125,9 @@ func (rp *relyingParty) exchange(ctx context.Context, code, verifier, nonce stri
 		return Tokens{}, err
 	}
 	if o.FreshLogin {
-		return tokens, rp.checkFresh(id)
+		if err := rp.checkFresh(id); err != nil {
+			return Tokens{}, err
+		}
 	}
 	return tokens, nil
 }

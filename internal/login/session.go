@@ -9,8 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"github.com/zalando/go-keyring"
 )
 
 // ErrNoSession says that nobody is signed in. ErrSignIn is in its chain.
@@ -40,13 +38,12 @@ type secrets struct {
 	RefreshToken string `json:"refresh_token,omitempty"`
 }
 
-// Names of files in the directory of a Store, and what the keyring lists their secrets under.
+// Names of files in the directory of a Store.
 const (
-	sessionFile    = "session.json"
-	secretsFile    = "secrets.json"
-	lockFile       = "lock"
-	keyringService = "hallpass"
-	maxFile        = 256 << 10 // bytes
+	sessionFile = "session.json"
+	secretsFile = "secrets.json"
+	lockFile    = "lock"
+	maxFile     = 256 << 10 // bytes
 )
 
 // Store keeps one session in a directory, and its tokens in the keyring, or beside it if there is no keyring. All its methods may be
@@ -95,12 +92,15 @@ func (s *Store) Delete(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	// What cannot be read can be removed all the same, and its tokens may be in the keyring.
 	session, err := s.load()
-	if session.InKeyring || errors.Is(err, errKeyring) {
-		err = s.deleteFromKeyring()
-	} else {
-		err = nil // what cannot be read can be removed all the same
+	inKeyring := session.InKeyring || errors.Is(err, errKeyring)
+	if inKeyring || err != nil && s.useKeyring {
+		if err := s.deleteFromKeyring(); err != nil && inKeyring {
+			return fmt.Errorf("delete the tokens in the keyring: %w", err)
+		}
 	}
+	err = nil
 	for _, name := range []string{secretsFile, sessionFile} {
 		if e := os.Remove(s.path(name)); e != nil && !errors.Is(e, fs.ErrNotExist) {
 			err = errors.Join(err, e)
@@ -210,69 +210,4 @@ func (s *Store) writeJSON(name string, v any) error {
 		return fmt.Errorf("save session: %w", err)
 	}
 	return nil
-}
-
-var errKeyring = errors.New("the tokens are in the keyring, which cannot be used")
-
-// The keyring holds each token in an entry of its own, as some keyrings take little more than two kilobytes an entry. Entries are
-// named after the directory, so that two stores do not share them.
-func (s *Store) entry(name string) string {
-	dir, err := filepath.Abs(s.dir)
-	if err != nil {
-		dir = s.dir
-	}
-	return name + " " + dir
-}
-
-const (
-	idEntry      = "id-token"
-	refreshEntry = "refresh-token"
-)
-
-func (s *Store) readKeyring() (secrets, error) {
-	if !s.useKeyring {
-		return secrets{}, fmt.Errorf("%w (HALLPASS_KEYRING=off): %w", errKeyring, ErrSignIn)
-	}
-	var kept secrets
-	for name, to := range map[string]*string{idEntry: &kept.IDToken, refreshEntry: &kept.RefreshToken} {
-		value, err := keyring.Get(keyringService, s.entry(name))
-		switch {
-		case errors.Is(err, keyring.ErrNotFound) && name == idEntry:
-			return secrets{}, ErrNoSession
-		case errors.Is(err, keyring.ErrNotFound): // the issuer gave none
-		case err != nil:
-			return secrets{}, fmt.Errorf("%w: %w", errKeyring, err)
-		}
-		*to = value
-	}
-	return kept, nil
-}
-
-// writeKeyring writes both tokens or leaves none.
-func (s *Store) writeKeyring(kept secrets) error {
-	err := keyring.Set(keyringService, s.entry(idEntry), kept.IDToken)
-	if err == nil && kept.RefreshToken != "" {
-		err = keyring.Set(keyringService, s.entry(refreshEntry), kept.RefreshToken)
-	} else if err == nil {
-		err = ignoreNotFound(keyring.Delete(keyringService, s.entry(refreshEntry)))
-	}
-	if err != nil {
-		// Without a keyring this fails too, and there is nothing to delete.
-		_ = s.deleteFromKeyring()
-	}
-	return err
-}
-
-func (s *Store) deleteFromKeyring() error {
-	return errors.Join(
-		ignoreNotFound(keyring.Delete(keyringService, s.entry(idEntry))),
-		ignoreNotFound(keyring.Delete(keyringService, s.entry(refreshEntry))),
-	)
-}
-
-func ignoreNotFound(err error) error {
-	if errors.Is(err, keyring.ErrNotFound) {
-		return nil
-	}
-	return err
 }
