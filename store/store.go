@@ -10,14 +10,24 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 )
 
 // Slot is where a record goes.
 type Slot struct {
 	Index uint64
-	// Time is the time of the commit, never earlier than that of the record before.
+	// Time is the time of the commit in UTC, to the microsecond, never earlier than that of the record before.
 	Time  time.Time
 	Epoch uint32
+}
+
+// Serial is that of a certificate which the record in this slot grants.
+func (s Slot) Serial() uint64 { return audit.Serial(s.Epoch, s.Index) }
+
+// Marshal returns the record of an event in this slot.
+func (s Slot) Marshal(e *audit.Event) ([]byte, error) {
+	return audit.Marshal(e, s.Index, s.Time, s.Epoch)
 }
 
 // Entry is one conditional append. Everything about it is settled inside one transaction.
@@ -38,7 +48,10 @@ type Version struct {
 }
 
 // Store is a backend. The facts of a record (audit.Facts) are a pure function of its bytes and are written in the same
-// transaction, so that every projection can be rebuilt from the log.
+// transaction, so that every projection can be rebuilt from the log. A fact that breaks its rule fails the entry with a
+// ConflictError. A fact that expired, by the time of the newest record, is as good as none, whether it was pruned or not.
+//
+// Reads never see a record that is not durable yet.
 //
 // An entry that fails, fails alone: it takes no index and the batch it was in goes on. Append returns only when the record
 // is durable. Once the outcome of a commit is in doubt the backend is dead: Append returns ErrInDoubt for that batch and
@@ -83,10 +96,16 @@ var (
 	ErrUnavailable = errors.New("log cannot be written")
 )
 
-// ConflictError says that a fact which had to be new, or the same, exists with another value.
+// ConflictError says that a fact of the record breaks its rule: one which had to be new exists, or one which had to have a
+// value has another or none.
 type ConflictError struct {
 	Key   []byte
-	Value []byte // the value that stands
+	Value []byte // the value that stands; nil if none does
 }
 
-func (e *ConflictError) Error() string { return fmt.Sprintf("fact %q exists", e.Key) }
+func (e *ConflictError) Error() string {
+	if e.Value == nil {
+		return fmt.Sprintf("the log has no fact %q", e.Key)
+	}
+	return fmt.Sprintf("the log has the fact %q with another value", e.Key)
+}

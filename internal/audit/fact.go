@@ -1,13 +1,39 @@
 package audit
 
-import "time"
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+)
 
 // Fact is a projection of a record: what a later decision or a reader looks up. Facts are a pure function of the record.
+//
+// The facts there are. <id> is the SHA-256 of the issuer, a zero byte and the subject; numbers are big-endian.
+//
+//	key                                    rule   value             from, if                           expires
+//	log                                    New    log id            Genesis                            never
+//	authority/<name>/<SHA-256 of key>      Set    "listed"          AuthorityKeyListed                 never
+//	policy                                 Set    policy ref        PolicyLoaded                       never
+//	engine                                 Set    engine version    PolicyLoaded                       never
+//	id/<id>/<index, 8 bytes>               New    empty             every record with a caller         never
+//	snap/<id>                              Set    snapshot digest   every record with a caller         never
+//	nonce/<id>/<nonce>                     New    index, 8 bytes    Decided, proven                    client time + 10 min
+//	token/<SHA-256 of token>               New    key digest        Decided, proven, workload          token expiry + 5 min
+//	token/<SHA-256 of token>               Same   key digest        Decided, proven, person, unbound   token expiry + 5 min
+//	bound/<id>/<auth_time, 8>/<key digest> Set    index, 8 bytes    Decided, proven, bound, auth_time  never
+//	policy                                 Holds  policy ref        Decided, granted                   -
+//	authority/<name>/<SHA-256 of key>      Holds  "listed"          Decided, granted                   -
+//
+// A policy ref is the digest, a byte that is 1 for dirty, and the revision. Nothing is derived from a request that is not proven
+// but the index by identity: whoever steals a token must not be able to use up nonces or bind keys with it.
 type Fact struct {
 	Key   []byte
 	Value []byte
 	Rule  FactRule
-	// Expires is when the fact may be forgotten; zero for never.
+	// Expires is when the fact may be forgotten, in whole seconds; zero for never.
 	Expires time.Time
 }
 
@@ -22,4 +48,121 @@ const (
 	Same
 	// Set: written whatever was there.
 	Set
+	// Holds: the key must have this value already. Nothing is written.
+	Holds
 )
+
+// Allows says whether a fact with this rule may join one that stands with value; nil if none stands.
+func (f Fact) Allows(value []byte) bool {
+	switch f.Rule {
+	case New:
+		return value == nil
+	case Same:
+		return value == nil || bytes.Equal(value, f.Value)
+	case Set:
+		return true
+	case Holds:
+		return value != nil && bytes.Equal(value, f.Value)
+	}
+	return false
+}
+
+const (
+	// nonceMemory is how long a nonce is remembered after the caller's time: requests are refused once the clocks differ by
+	// five minutes, and the rest is margin.
+	nonceMemory = 10 * time.Minute
+	// tokenMemory is how long a token is remembered after it expired, for clocks that are behind.
+	tokenMemory = 5 * time.Minute
+
+	listed      = "listed"
+	noncePrefix = "nonce/"
+	tokenPrefix = "token/"
+)
+
+// Keys of facts of which there is one.
+const (
+	LogFact    = "log"
+	PolicyFact = "policy"
+	EngineFact = "engine"
+)
+
+func identityDigest(issuer, subject string) []byte {
+	h := sha256.New()
+	h.Write([]byte(issuer))
+	h.Write([]byte{0})
+	h.Write([]byte(subject))
+	return h.Sum(nil)
+}
+
+func key(prefix string, parts ...[]byte) []byte {
+	return append([]byte(prefix), bytes.Join(parts, []byte("/"))...)
+}
+
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// Number reads the value of a fact that is an index.
+func Number(value []byte) (uint64, bool) {
+	if len(value) != 8 {
+		return 0, false
+	}
+	return binary.BigEndian.Uint64(value), true
+}
+
+// NonceFact is the key of the fact that an identity used a nonce.
+func NonceFact(issuer, subject string, nonce []byte) []byte {
+	return key(noncePrefix, identityDigest(issuer, subject), nonce)
+}
+
+// IsNonceFact says whether key is that of the use of a nonce.
+func IsNonceFact(key []byte) bool { return bytes.HasPrefix(key, []byte(noncePrefix)) }
+
+// IsTokenFact says whether key is that of the first use of a token.
+func IsTokenFact(key []byte) bool { return bytes.HasPrefix(key, []byte(tokenPrefix)) }
+
+func tokenFact(digest []byte) []byte { return key(tokenPrefix, digest) }
+
+// BoundPrefix is what the keys of the facts begin with that say which keys were bound to a sign-in. The rest of such a key is
+// the SHA-256 of the bound key.
+func BoundPrefix(issuer, subject string, authTime time.Time) []byte {
+	return append(key("bound/", identityDigest(issuer, subject), number(uint64(authTime.Unix()))), '/')
+}
+
+// IdentityPrefix is what the keys of the facts begin with that list the records of an identity. The rest of such a key is the
+// index.
+func IdentityPrefix(issuer, subject string) []byte {
+	return append(key("id/", identityDigest(issuer, subject)), '/')
+}
+
+// IdentityFact is the key of the fact that the record at index is about an identity.
+func IdentityFact(issuer, subject string, index uint64) []byte {
+	return append(IdentityPrefix(issuer, subject), number(index)...)
+}
+
+// SnapshotFact is the key of the fact that holds the digest of an identity's newest snapshot.
+func SnapshotFact(issuer, subject string) []byte {
+	return key("snap/", identityDigest(issuer, subject))
+}
+
+// AuthorityFact is the key of the fact that a CA key, in SSH wire format, is listed under a name.
+func AuthorityFact(name string, publicKey []byte) []byte {
+	digest := sha256.Sum256(publicKey)
+	return key("authority/", []byte(name), digest[:])
+}
+
+// PolicyValue is the value of PolicyFact while this policy is in force.
+func PolicyValue(p ca.PolicyRef) []byte {
+	v := append(p.Digest[:len(p.Digest):len(p.Digest)], 0)
+	if p.Dirty {
+		v[len(v)-1] = 1
+	}
+	return append(v, p.Revision...)
+}
+
+// ParsePolicyValue is the reverse of PolicyValue.
+func ParsePolicyValue(value []byte) (ca.PolicyRef, bool) {
+	const head = sha256.Size + 1
+	if len(value) < head || value[head-1] > 1 {
+		return ca.PolicyRef{}, false
+	}
+	return ca.PolicyRef{Digest: [32]byte(value), Dirty: value[head-1] == 1, Revision: string(value[head:])}, true
+}

@@ -1,0 +1,83 @@
+package audit
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// Checkpoint is the state of a log in C2SP tlog-checkpoint form. Its origin is "<log id>/<epoch>".
+type Checkpoint struct {
+	LogID string
+	Epoch uint32
+	Size  uint64
+	Root  tlog.Hash
+}
+
+// Sign returns c as a signed note.
+func (k *LogKey) Sign(c Checkpoint) ([]byte, error) {
+	if c.LogID != k.ID() {
+		return nil, fmt.Errorf("sign checkpoint: it is of log %s, the key is of log %s", c.LogID, k.ID())
+	}
+	text := fmt.Sprintf("%s/%d\n%d\n%s\n", c.LogID, c.Epoch, c.Size, c.Root)
+	b, err := note.Sign(&note.Note{Text: text}, k.signer)
+	if err != nil {
+		return nil, fmt.Errorf("sign checkpoint: %w", err)
+	}
+	return b, nil
+}
+
+// OpenCheckpoint returns what a signed checkpoint says, if the key with this verifier line signed it.
+func OpenCheckpoint(signed []byte, verifier string) (Checkpoint, error) {
+	v, err := note.NewVerifier(verifier)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("read public key of the log: %w", err)
+	}
+	n, err := note.Open(signed, note.VerifierList(v))
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("open checkpoint: %w", err)
+	}
+	c, err := parseCheckpoint(n.Text)
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("read checkpoint: %w", err)
+	}
+	if c.LogID != v.Name() {
+		return Checkpoint{}, fmt.Errorf("read checkpoint: it is of log %s, but the key of log %s signed it", c.LogID, v.Name())
+	}
+	return c, nil
+}
+
+func parseCheckpoint(text string) (Checkpoint, error) {
+	var c Checkpoint
+	lines := strings.Split(text, "\n")
+	if len(lines) != 4 || lines[3] != "" {
+		return c, errors.New("it has not three lines")
+	}
+	id, epoch, ok := strings.Cut(lines[0], "/")
+	if !ok {
+		return c, fmt.Errorf("the origin %q is not <log id>/<epoch>", lines[0])
+	}
+	e, err := strconv.ParseUint(epoch, 10, 32)
+	if err != nil {
+		return c, fmt.Errorf("epoch: %w", err)
+	}
+	c.LogID, c.Epoch = id, uint32(e)
+	if c.Size, err = strconv.ParseUint(lines[1], 10, 63); err != nil {
+		return c, fmt.Errorf("size: %w", err)
+	}
+	root, err := base64.StdEncoding.Strict().DecodeString(lines[2])
+	if err != nil || len(root) != tlog.HashSize {
+		return c, errors.New("the root hash is not the base64 of 32 bytes")
+	}
+	c.Root = tlog.Hash(root)
+	// One checkpoint has one text: what is signed must not be read in two ways.
+	if canonical := fmt.Sprintf("%s/%d\n%d\n%s\n", c.LogID, c.Epoch, c.Size, c.Root); canonical != text {
+		return c, errors.New("its numbers are not in plain decimal")
+	}
+	return c, nil
+}

@@ -1,0 +1,94 @@
+package audit
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// Facts returns what follows from a record that Parse returned; see Fact. Those of one record have distinct keys, but for
+// rules that write nothing.
+func Facts(r *pb.Record) ([]Fact, error) {
+	switch e := r.GetEvent().(type) {
+	case *pb.Record_Genesis:
+		return []Fact{{Key: []byte(LogFact), Value: []byte(e.Genesis.GetLogId()), Rule: New}}, nil
+	case *pb.Record_AuthorityKeyListed:
+		l := e.AuthorityKeyListed
+		return []Fact{{Key: AuthorityFact(l.GetAuthority(), l.GetPublicKey()), Value: []byte(listed), Rule: Set}}, nil
+	case *pb.Record_PolicyLoaded:
+		return []Fact{
+			{Key: []byte(PolicyFact), Value: PolicyValue(policyFromProto(e.PolicyLoaded.GetPolicy())), Rule: Set},
+			{Key: []byte(EngineFact), Value: []byte(e.PolicyLoaded.GetEngine()), Rule: Set},
+		}, nil
+	case *pb.Record_Decided:
+		return decidedFacts(e.Decided, r.GetIndex())
+	case *pb.Record_RefusalsCounted:
+		return callerFacts(e.RefusalsCounted.GetCaller(), r.GetIndex()), nil
+	case *pb.Record_AccessRefused:
+		return callerFacts(e.AccessRefused.GetCaller(), r.GetIndex()), nil
+	case *pb.Record_PolicyRefused, *pb.Record_SignatureFailed, *pb.Record_StrangersCounted:
+		return nil, nil
+	}
+	return nil, fmt.Errorf("record %d: an event of an unknown kind", r.GetIndex())
+}
+
+// callerFacts list the record under its caller.
+func callerFacts(c *pb.Caller, index uint64) []Fact {
+	return []Fact{
+		{Key: IdentityFact(c.GetIssuer(), c.GetSubject(), index), Value: []byte{}, Rule: New},
+		{Key: SnapshotFact(c.GetIssuer(), c.GetSubject()), Value: c.GetSnapshot(), Rule: Set},
+	}
+}
+
+func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
+	c, token, asked := d.GetCaller(), d.GetToken(), d.GetAsked()
+	facts := callerFacts(c, index)
+	if !d.GetProven() {
+		return facts, nil
+	}
+	facts = append(facts, Fact{
+		Key:     NonceFact(c.GetIssuer(), c.GetSubject(), asked.GetNonce()),
+		Value:   number(index),
+		Rule:    New,
+		Expires: wholeSeconds(asked.GetClientTime(), nonceMemory),
+	})
+	switch workload := c.GetKind() == pb.CallerKind_CALLER_KIND_WORKLOAD; {
+	case workload || !token.GetBound():
+		f := Fact{Key: tokenFact(token.GetDigest()), Value: asked.GetKey(), Rule: Same, Expires: wholeSeconds(token.GetExpiresAt(), tokenMemory)}
+		if workload {
+			f.Rule = New
+		}
+		facts = append(facts, f)
+	case token.GetAuthTime() != nil:
+		prefix := BoundPrefix(c.GetIssuer(), c.GetSubject(), token.GetAuthTime().AsTime())
+		facts = append(facts, Fact{Key: append(prefix, asked.GetKey()...), Value: number(index), Rule: Set})
+	}
+	if len(d.GetToBeSigned()) == 0 {
+		return facts, nil
+	}
+	cert, err := parseToBeSigned(d.GetToBeSigned())
+	if err != nil {
+		return nil, fmt.Errorf("record %d: %w", index, err)
+	}
+	return append(facts,
+		Fact{Key: []byte(PolicyFact), Value: PolicyValue(policyFromProto(d.GetPolicy())), Rule: Holds},
+		Fact{Key: AuthorityFact(d.GetAuthority(), cert.SignatureKey.Marshal()), Value: []byte(listed), Rule: Holds},
+	), nil
+}
+
+// wholeSeconds is later than ts by d, rounded up.
+func wholeSeconds(ts *timestamppb.Timestamp, d time.Duration) time.Time {
+	return ts.AsTime().Add(d + time.Second - 1).Truncate(time.Second)
+}
+
+// IsListed says whether value is that of an AuthorityFact whose CA key may sign.
+func IsListed(value []byte) bool { return string(value) == listed }
+
+func policyFromProto(p *pb.PolicyRef) ca.PolicyRef {
+	ref := ca.PolicyRef{Revision: p.GetRevision(), Dirty: p.GetDirty()}
+	copy(ref.Digest[:], p.GetDigest())
+	return ref
+}

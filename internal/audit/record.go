@@ -1,0 +1,180 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+const (
+	// Version is the version of the record format that this program writes, and the newest it reads.
+	Version = 1
+	// Format is that of the stored log, which the genesis names.
+	Format = 1
+	// MaxRecord is the size of the largest record, in bytes. A usual one has less than 900.
+	MaxRecord = 64 << 10
+
+	// serialBits is how many bits of a serial count records; those above hold the epoch.
+	serialBits = 40
+	maxIndex   = 1<<serialBits - 2
+	maxEpoch   = 1<<(64-serialBits) - 1
+)
+
+// Serial is the serial number of the certificate that the record at index grants. It is never 0, which sshd cannot revoke.
+func Serial(epoch uint32, index uint64) uint64 { return uint64(epoch)<<serialBits + index + 1 }
+
+// Event is what a record tells: a Record of which only Event is set.
+type Event = pb.Record
+
+// Marshal returns the bytes of the record of an event at its place. They are hashed and stored as they are and never
+// marshalled again. It refuses a record that Parse would refuse.
+func Marshal(e *Event, index uint64, at time.Time, epoch uint32) ([]byte, error) {
+	r := &pb.Record{Version: Version, Index: index, Time: timestamppb.New(at), Epoch: epoch, Event: e.Event}
+	if err := check(r); err != nil {
+		return nil, fmt.Errorf("write record %d: %w", index, err)
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("write record %d: %w", index, err)
+	}
+	if len(b) > MaxRecord {
+		return nil, fmt.Errorf("write record %d: it has %d bytes, more than %d", index, len(b), MaxRecord)
+	}
+	return b, nil
+}
+
+// Parse reads a record strictly: what this program does not know it refuses, since it could mean anything.
+func Parse(record []byte) (*pb.Record, error) {
+	if len(record) > MaxRecord {
+		return nil, fmt.Errorf("read record: it has %d bytes, more than %d", len(record), MaxRecord)
+	}
+	r := &pb.Record{}
+	if err := proto.Unmarshal(record, r); err != nil {
+		return nil, fmt.Errorf("read record: %w", err)
+	}
+	if err := check(r); err != nil {
+		return nil, fmt.Errorf("read record %d: %w", r.GetIndex(), err)
+	}
+	return r, nil
+}
+
+// check holds a record to what later readers rely on.
+func check(r *pb.Record) error {
+	switch {
+	case r.GetVersion() > Version:
+		return fmt.Errorf("its version %d is newer than this program, which knows %d: use a newer one", r.GetVersion(), Version)
+	case r.GetVersion() != Version:
+		return fmt.Errorf("its version is %d", r.GetVersion())
+	case r.GetIndex() > maxIndex || r.GetEpoch() > maxEpoch:
+		return fmt.Errorf("no serial follows from index %d in epoch %d", r.GetIndex(), r.GetEpoch())
+	case r.GetTime() == nil:
+		return errors.New("it has no time")
+	}
+	if err := known(r.ProtoReflect()); err != nil {
+		return err
+	}
+	if (r.GetGenesis() != nil) != (r.GetIndex() == 0) {
+		return errors.New("a log begins with its genesis, and has only one")
+	}
+	switch e := r.GetEvent().(type) {
+	case *pb.Record_Genesis:
+		if e.Genesis.GetFormat() != Format {
+			return fmt.Errorf("the log has format %d, this program knows %d", e.Genesis.GetFormat(), Format)
+		}
+	case *pb.Record_AuthorityKeyListed:
+		if e.AuthorityKeyListed.GetAuthority() == "" || len(e.AuthorityKeyListed.GetPublicKey()) == 0 {
+			return errors.New("it lists a CA key without name or key")
+		}
+	case *pb.Record_PolicyLoaded:
+		return checkPolicy(e.PolicyLoaded.GetPolicy())
+	case *pb.Record_Decided:
+		return checkDecided(e.Decided, Serial(r.GetEpoch(), r.GetIndex()))
+	case *pb.Record_RefusalsCounted:
+		return checkCaller(e.RefusalsCounted.GetCaller())
+	case *pb.Record_AccessRefused:
+		return checkCaller(e.AccessRefused.GetCaller())
+	case nil:
+		return errors.New("it tells of no event")
+	}
+	return nil
+}
+
+func checkCaller(c *pb.Caller) error {
+	if c.GetIssuer() == "" || c.GetSubject() == "" || c.GetKind() == pb.CallerKind_CALLER_KIND_UNSPECIFIED || len(c.GetSnapshot()) != 32 {
+		return errors.New("its caller lacks issuer, subject, kind or snapshot")
+	}
+	return nil
+}
+
+func checkPolicy(p *pb.PolicyRef) error {
+	if len(p.GetDigest()) != 32 {
+		return errors.New("the digest of its policy is not a SHA-256")
+	}
+	return nil
+}
+
+func checkDecided(d *pb.Decided, serial uint64) error {
+	if err := checkCaller(d.GetCaller()); err != nil {
+		return err
+	}
+	if d.GetPolicy() != nil {
+		if err := checkPolicy(d.GetPolicy()); err != nil {
+			return err
+		}
+	}
+	asked, token := d.GetAsked(), d.GetToken()
+	switch granted := len(d.GetToBeSigned()) > 0; {
+	case granted == (d.GetRefusal() != nil):
+		return errors.New("it is neither a grant nor a refusal")
+	case d.GetProven() && (len(asked.GetDigest()) != 32 || len(asked.GetNonce()) != 16 || len(asked.GetKey()) != 32 ||
+		len(token.GetDigest()) != 32 || asked.GetClientTime() == nil || token.GetExpiresAt() == nil):
+		return errors.New("it is proven, but lacks what follows from that: digest, nonce, key or time of the request or its token")
+	case !granted:
+		return nil
+	case !d.GetProven() || d.GetPolicy() == nil || d.GetAuthority() == "" || d.GetDecision().GetOutcome() != pb.Outcome_OUTCOME_ALLOW:
+		return errors.New("it grants without proof, policy, Authority or an allowing decision")
+	}
+	cert, err := parseToBeSigned(d.GetToBeSigned())
+	if err != nil {
+		return err
+	}
+	if cert.Serial != serial {
+		return fmt.Errorf("the certificate has serial %d, its place says %d", cert.Serial, serial)
+	}
+	return nil
+}
+
+// known refuses fields and enum values that this program has no name for, and times that are none.
+func known(m protoreflect.Message) error {
+	name := m.Descriptor().Name()
+	if len(m.GetUnknown()) > 0 {
+		return fmt.Errorf("%s has a field that this program does not know: use a newer one", name)
+	}
+	switch v := m.Interface().(type) {
+	case *timestamppb.Timestamp:
+		return v.CheckValid()
+	}
+	var err error
+	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case field.Enum() != nil && field.Enum().Values().ByNumber(v.Enum()) == nil:
+			err = fmt.Errorf("%s.%s has the unknown value %d: use a newer program", name, field.Name(), v.Enum())
+		case field.Message() == nil:
+		case field.IsList():
+			for i := range v.List().Len() {
+				if err = known(v.List().Get(i).Message()); err != nil {
+					break
+				}
+			}
+		default:
+			err = known(v.Message())
+		}
+		return err == nil
+	})
+	return err
+}

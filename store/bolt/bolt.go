@@ -1,0 +1,250 @@
+// Package bolt keeps the log in one bbolt file: for one daemon on one machine.
+//
+// What is in the file:
+//
+//	records       index, 8 bytes big-endian      the exact bytes of the record
+//	hashes        tlog hash index, likewise      32 bytes, RFC 6962
+//	facts         key of the fact                expiry in Unix seconds, 8 bytes (0 for never), and the value
+//	facts_expiry  expiry and key of the fact     nothing
+//	blobs         SHA-256                        the blob
+//	meta          "format", "checkpoint"         1; the newest signed checkpoint
+//
+// A commit is one transaction of all of these. bbolt writes the pages of a transaction, syncs, writes one of two meta pages, and
+// syncs again; only then is a record durable, is it shown to a reader, and does Append return.
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"github.com/hallpass-ssh/hallpass/store"
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
+)
+
+const (
+	// lockTimeout is how long Open waits for another daemon to let go of the file.
+	lockTimeout = time.Second
+	// queueLength is how many entries may wait for a commit. Those beyond wait to be queued.
+	queueLength = 1024
+	// defaultMaxBackward is how far the clock may be behind the newest record.
+	defaultMaxBackward = 5 * time.Minute
+	pageSize           = 4096
+	// fillPercent leaves little room in pages that are only ever added to at the end.
+	fillPercent = 0.9
+)
+
+var (
+	recordsBucket = []byte("records")
+	hashesBucket  = []byte("hashes")
+	factsBucket   = []byte("facts")
+	expiryBucket  = []byte("facts_expiry")
+	blobsBucket   = []byte("blobs")
+	metaBucket    = []byte("meta")
+	buckets       = [][]byte{recordsBucket, hashesBucket, factsBucket, expiryBucket, blobsBucket, metaBucket}
+
+	formatKey     = []byte("format")
+	checkpointKey = []byte("checkpoint")
+)
+
+// Config is what a log needs.
+type Config struct {
+	// LogKey signs the checkpoints; its id is that of the log. Required.
+	LogKey *audit.LogKey
+	// Now is the clock. Default time.Now.
+	Now func() time.Time
+	// MaxBackward is how far the clock may be behind the newest record before the log refuses to go on. Default five minutes.
+	MaxBackward time.Duration
+}
+
+func (c *Config) check() error {
+	if c.LogKey == nil {
+		return errors.New("no log key given")
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.MaxBackward == 0 {
+		c.MaxBackward = defaultMaxBackward
+	}
+	return nil
+}
+
+// Store is an open log. Its methods are safe for concurrent use.
+type Store struct {
+	path string
+	cfg  Config
+	db   *bbolt.DB
+
+	queue chan *call
+	stop  chan struct{} // closed by Close
+	done  chan struct{} // closed when the committer has ended
+	dead  chan struct{} // closed when the outcome of a commit is in doubt
+	close func() error
+
+	// mu guards what is known to be durable.
+	mu      sync.Mutex
+	durable head
+	changed chan struct{} // closed and replaced when durable changes, or the log dies
+}
+
+// head is the end of the log.
+type head struct {
+	size  uint64
+	time  time.Time
+	epoch uint32
+	// tx is the number of the transaction that wrote it.
+	tx int
+}
+
+var _ store.Store = (*Store)(nil)
+
+// Create makes a new log, whose first record is the genesis, at a path where nothing may be. Close it when done.
+func Create(path string, cfg Config) (*Store, error) {
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("create log: %w", err)
+	}
+	s, err := open(path, cfg, func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		return os.OpenFile(name, flag|os.O_CREATE|os.O_EXCL, mode)
+	})
+	if errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("create log: %s exists: a log is never made over another", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("create log %s: %w", path, err)
+	}
+	if err := errors.Join(s.begin(), syncDir(filepath.Dir(path))); err != nil {
+		return nil, errors.Join(fmt.Errorf("create log %s: %w", path, err), s.db.Close(), os.Remove(path))
+	}
+	s.start()
+	return s, nil
+}
+
+// begin writes the buckets and the genesis.
+func (s *Store) begin() error {
+	if err := s.createBuckets(); err != nil {
+		return err
+	}
+	key := s.cfg.LogKey
+	genesis := newCall(context.Background(), store.Entry{Build: func(slot store.Slot) ([]byte, error) {
+		return slot.Marshal(&audit.Event{Event: &pb.Record_Genesis{Genesis: &pb.Genesis{
+			LogId: key.ID(), LogPublicKey: key.Verifier(), Format: audit.Format,
+		}}})
+	}})
+	s.commit([]*call{genesis})
+	return (<-genesis.result).err
+}
+
+func (s *Store) createBuckets() error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range buckets {
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		return tx.Bucket(metaBucket).Put(formatKey, []byte{audit.Format})
+	})
+}
+
+// Open opens a log that exists. It refuses a log of another key, one that a newer program wrote, one that another daemon has
+// open, and one whose end does not fit its signed checkpoint. If the outcome of the last commit was in doubt it first replaces
+// the file by a verified copy of itself.
+func Open(path string, cfg Config) (*Store, error) {
+	if err := cfg.check(); err != nil {
+		return nil, fmt.Errorf("open log: %w", err)
+	}
+	if err := recoverSuspect(path, cfg); err != nil {
+		return nil, fmt.Errorf("open log %s, whose last write is in doubt: %w", path, err)
+	}
+	s, err := openExisting(path, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("open log %s: %w", path, err)
+	}
+	s.start()
+	return s, nil
+}
+
+// openExisting opens the file and verifies its end. Nothing runs yet.
+func openExisting(path string, cfg Config) (*Store, error) {
+	s, err := open(path, cfg, func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
+		if err != nil {
+			return nil, err
+		}
+		if err := checkPages(f); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return f, nil
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: `hallpassd init` makes a log, opening one never does", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := guard(s.verifyEnd); err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
+	return s, nil
+}
+
+func open(path string, cfg Config, openFile func(string, int, os.FileMode) (*os.File, error)) (*Store, error) {
+	s := &Store{
+		path:    path,
+		cfg:     cfg,
+		queue:   make(chan *call, queueLength),
+		stop:    make(chan struct{}),
+		done:    make(chan struct{}),
+		dead:    make(chan struct{}),
+		changed: make(chan struct{}),
+	}
+	s.close = sync.OnceValue(s.shut)
+	err := guard(func() (err error) {
+		s.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
+			Timeout:      lockTimeout,
+			FreelistType: bbolt.FreelistMapType,
+			PageSize:     pageSize,
+			OpenFile:     openFile,
+			NoStatistics: true,
+		})
+		return err
+	})
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		return nil, errors.New("another daemon has it open")
+	}
+	return s, err
+}
+
+func (s *Store) start() { go s.committer() }
+
+// Close ends the committer, after the batch under way, and closes the file. Entries still waiting get ErrUnavailable.
+func (s *Store) Close() error { return s.close() }
+
+func (s *Store) shut() error {
+	close(s.stop)
+	<-s.done
+	if err := s.db.Close(); err != nil {
+		return fmt.Errorf("close log %s: %w", s.path, err)
+	}
+	return nil
+}
+
+// Dead implements store.Store.
+func (s *Store) Dead() <-chan struct{} { return s.dead }
+
+// syncDir makes a file's name durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,225 @@
+package bolt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync/atomic"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/store"
+	"go.etcd.io/bbolt"
+)
+
+// maxBatch is how many entries share a commit at most, so that none waits for more than it must.
+const maxBatch = 256
+
+// call is an Append that waits.
+type call struct {
+	ctx    context.Context
+	entry  store.Entry
+	taken  atomic.Bool // set by whoever comes first: the committer, or the caller that gave up
+	result chan result // has room for the one result
+}
+
+type result struct {
+	index uint64
+	err   error
+}
+
+func newCall(ctx context.Context, e store.Entry) *call {
+	return &call{ctx: ctx, entry: e, result: make(chan result, 1)}
+}
+
+// Append implements store.Store. Until its commit begins a call ends with its context; from then on it waits for the outcome.
+func (s *Store) Append(ctx context.Context, e store.Entry) (uint64, error) {
+	c := newCall(ctx, e)
+	select {
+	case s.queue <- c:
+	case <-ctx.Done():
+		return 0, fmt.Errorf("append to log: %w", context.Cause(ctx))
+	case <-s.done:
+		return 0, s.ended()
+	}
+	select {
+	case r := <-c.result:
+		return r.index, r.err
+	case <-ctx.Done():
+		if c.taken.CompareAndSwap(false, true) {
+			return 0, fmt.Errorf("append to log: %w", context.Cause(ctx))
+		}
+	case <-s.done:
+		// The committer answers what it takes before it ends.
+		if c.taken.CompareAndSwap(false, true) {
+			return 0, s.ended()
+		}
+	}
+	r := <-c.result
+	return r.index, r.err
+}
+
+// ended says why there is no committer.
+func (s *Store) ended() error {
+	if s.isDead() {
+		return fmt.Errorf("append to log: %w", store.ErrInDoubt)
+	}
+	return fmt.Errorf("append to log: %w: it is closed", store.ErrUnavailable)
+}
+
+func (s *Store) isDead() bool {
+	select {
+	case <-s.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// committer commits what waits, one batch at a time, until the log is closed or dead. A batch is whatever came while the one
+// before was written: a lone entry waits for nobody.
+func (s *Store) committer() {
+	defer close(s.done)
+	for {
+		select {
+		case <-s.stop:
+			return
+		case c := <-s.queue:
+			if batch := s.gather(c); len(batch) > 0 {
+				s.commit(batch)
+			}
+			if s.isDead() {
+				return
+			}
+		}
+	}
+}
+
+// gather takes c and what else waits, but for calls whose callers gave up.
+func (s *Store) gather(c *call) []*call {
+	var batch []*call
+	for {
+		if c.ctx.Err() == nil && c.taken.CompareAndSwap(false, true) {
+			batch = append(batch, c)
+		}
+		if len(batch) == maxBatch {
+			return batch
+		}
+		select {
+		case c = <-s.queue:
+		default:
+			return batch
+		}
+	}
+}
+
+// commit writes a batch in one transaction and answers each call in it.
+func (s *Store) commit(batch []*call) {
+	results := make([]result, len(batch))
+	next, err := s.write(batch, results)
+	switch {
+	case err == nil:
+		s.publish(next)
+	case errors.Is(err, store.ErrInDoubt):
+		s.die(err)
+	}
+	for i, c := range batch {
+		if err != nil {
+			results[i] = result{err: fmt.Errorf("append to log: %w", err)}
+		}
+		c.result <- results[i]
+	}
+}
+
+// write returns the new end of the log. Entries that fail have their error in results; an error of write itself is that of all.
+func (s *Store) write(batch []*call, results []result) (head, error) {
+	at, err := s.now()
+	if err != nil {
+		return s.durable, err
+	}
+	var tx *bbolt.Tx
+	if err := guard(func() (err error) {
+		tx, err = s.db.Begin(true)
+		return err
+	}); err != nil {
+		return s.durable, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+	}
+	w := writer{tx: tx, key: s.cfg.LogKey, head: s.durable}
+	w.head.time, w.head.tx = at, tx.ID()
+	err = guard(func() error {
+		for i, c := range batch {
+			results[i].index, results[i].err = w.append(c.entry)
+		}
+		if w.head.size == s.durable.size {
+			return nil
+		}
+		return w.finish()
+	})
+	if err != nil || w.head.size == s.durable.size {
+		// Nothing was written yet: whatever the error is, it says nothing about the file.
+		rollbackErr := guard(tx.Rollback)
+		if err = errors.Join(err, rollbackErr); err != nil {
+			err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		}
+		return s.durable, err
+	}
+	if err := guard(tx.Commit); err != nil {
+		_ = guard(tx.Rollback) // only a panic left anything to roll back
+		return s.durable, s.classify(err)
+	}
+	return w.head, nil
+}
+
+// now reads the clock for a commit. The time of the log never goes back.
+func (s *Store) now() (time.Time, error) {
+	now, last := s.cfg.Now().UTC().Truncate(time.Microsecond), s.durable.time
+	if behind := last.Sub(now); behind > s.cfg.MaxBackward {
+		return now, fmt.Errorf("%w: the clock says %s, but the newest record was written at %s: set the clock, or wait for it",
+			store.ErrUnavailable, now.Format(time.RFC3339), last.Format(time.RFC3339))
+	}
+	if now.Before(last) {
+		now = last
+	}
+	return now, nil
+}
+
+// publish shows readers what is durable now.
+func (s *Store) publish(next head) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if next.size == s.durable.size {
+		return
+	}
+	s.durable = next
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// die makes sure that nothing is appended any more, and that the next Open does not trust the file as it is.
+func (s *Store) die(cause error) {
+	note := fmt.Sprintf("%s: %v\n", s.cfg.Now().UTC().Format(time.RFC3339), cause)
+	// The disk that failed may well refuse this too. Then the next start reads what the disk has, and finds every record that
+	// was ever acknowledged, because those were synced before.
+	if os.WriteFile(s.path+suspectSuffix, []byte(note), 0o600) == nil {
+		_ = syncDir(filepath.Dir(s.path))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.dead)
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// guard calls code that reads pages of the file: bbolt panics over what it cannot read, and a page that cannot be loaded is a
+// fault of the memory that it is mapped to.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("the file is damaged: %v", p)
+		}
+	}()
+	return f()
+}

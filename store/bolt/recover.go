@@ -1,0 +1,190 @@
+package bolt
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"go.etcd.io/bbolt"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+const (
+	// suspectSuffix is that of the file which says that the outcome of a commit was in doubt.
+	suspectSuffix = ".suspect"
+	freshSuffix   = ".new"
+	// rebuildBatch is how many records, or blobs, a transaction of a rebuild writes.
+	rebuildBatch = 500
+)
+
+// recoverSuspect does nothing unless a commit ended in doubt. Then the pages that the system holds in memory may never have
+// reached the disk, so it builds a fresh file from the records, syncs it, and puts it in the place of the old one.
+func recoverSuspect(path string, cfg Config) error {
+	marker, fresh := path+suspectSuffix, path+freshSuffix
+	if _, err := os.Stat(marker); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	// The lock of the old file is held until the new one is in its place.
+	old, err := open(path, cfg, openSuspect)
+	if err != nil {
+		return err
+	}
+	defer old.db.Close()
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove what an earlier attempt left: %w", err)
+	}
+	if err := guard(func() error { return old.rebuild(fresh) }); err != nil {
+		return fmt.Errorf("copy it to %s: %w", fresh, err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return err
+	}
+	if err := errors.Join(syncDir(filepath.Dir(path)), os.Remove(marker), syncDir(filepath.Dir(path))); err != nil {
+		return err
+	}
+	return nil
+}
+
+// openSuspect lets a meta page be invalid: it may be the one whose write failed.
+func openSuspect(name string, flag int, mode os.FileMode) (*os.File, error) {
+	f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
+	if err != nil {
+		return nil, err
+	}
+	valid, err := readMetaPages(f)
+	if err == nil {
+		err = checkLength(f, valid)
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// rebuild makes a new file from the records and blobs of the log: hashes and facts follow from them. The result has the root
+// hash that was signed, or there is an error.
+func (s *Store) rebuild(path string) (err error) {
+	fresh, err := open(path, s.cfg, func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		return os.OpenFile(name, flag|os.O_CREATE|os.O_EXCL, mode)
+	})
+	if err != nil {
+		return err
+	}
+	fresh.db.NoSync = true // until all is written
+	err = s.db.View(func(tx *bbolt.Tx) error {
+		checkpoint, err := s.verifyOwner(tx)
+		if err != nil {
+			return err
+		}
+		if err := fresh.createBuckets(); err != nil {
+			return err
+		}
+		if err := fresh.copyRecords(tx, checkpoint); err != nil {
+			return err
+		}
+		if err := fresh.copyBlobs(tx); err != nil {
+			return err
+		}
+		return fresh.db.Update(func(to *bbolt.Tx) error {
+			return to.Bucket(metaBucket).Put(checkpointKey, tx.Bucket(metaBucket).Get(checkpointKey))
+		})
+	})
+	if err = errors.Join(err, fresh.db.Sync(), fresh.db.Close()); err != nil {
+		return err
+	}
+	// Read it back as any other log.
+	again, err := openExisting(path, s.cfg)
+	if err != nil {
+		return fmt.Errorf("read the copy: %w", err)
+	}
+	return again.db.Close()
+}
+
+// copyRecords takes over the records that the checkpoint covers.
+func (s *Store) copyRecords(from *bbolt.Tx, checkpoint audit.Checkpoint) error {
+	c := from.Bucket(recordsBucket).Cursor()
+	k, record := c.First()
+	var end head
+	for k != nil {
+		if err := s.db.Update(func(tx *bbolt.Tx) error {
+			w := writer{tx: tx, head: end}
+			for range rebuildBatch {
+				if k == nil {
+					break
+				}
+				if err := w.replay(record); err != nil {
+					return err
+				}
+				k, record = c.Next()
+			}
+			w.prune()
+			end = w.head
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return s.db.View(func(tx *bbolt.Tx) error {
+		root, err := tlog.TreeHash(int64(end.size), hashReader(tx))
+		if err != nil {
+			return err
+		}
+		if end.size != checkpoint.Size || root != checkpoint.Root {
+			return fmt.Errorf("its %d records have the root hash %v, but %d with %v were signed", end.size, root, checkpoint.Size, checkpoint.Root)
+		}
+		return nil
+	})
+}
+
+// replay appends a record as it is.
+func (w *writer) replay(record []byte) error {
+	r, err := audit.Parse(record)
+	if err != nil {
+		return err
+	}
+	if r.GetIndex() != w.head.size {
+		return fmt.Errorf("record %d stands where record %d should be", r.GetIndex(), w.head.size)
+	}
+	facts, err := audit.Facts(r)
+	if err != nil {
+		return err
+	}
+	w.head.time, w.head.epoch = r.GetTime().AsTime(), r.GetEpoch()
+	for _, f := range facts {
+		if !f.Allows(w.value(f.Key)) {
+			return fmt.Errorf("record %d contradicts what stands: fact %q", r.GetIndex(), f.Key)
+		}
+	}
+	w.put(r.GetIndex(), record, facts, nil)
+	return nil
+}
+
+func (s *Store) copyBlobs(from *bbolt.Tx) error {
+	c := from.Bucket(blobsBucket).Cursor()
+	k, blob := c.First()
+	for k != nil {
+		if err := s.db.Update(func(tx *bbolt.Tx) error {
+			for range rebuildBatch {
+				if k == nil {
+					break
+				}
+				if digest := audit.Digest(blob); string(digest[:]) != string(k) {
+					return fmt.Errorf("the blob %x is not what its name says: it was changed or damaged", k)
+				}
+				if err := tx.Bucket(blobsBucket).Put(k, blob); err != nil {
+					return err
+				}
+				k, blob = c.Next()
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}

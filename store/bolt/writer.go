@@ -1,0 +1,194 @@
+package bolt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/store"
+	"go.etcd.io/bbolt"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+const (
+	// maxBlob is the size of the largest blob, in bytes.
+	maxBlob = 16 << 20
+	// pruneBatch is how many expired facts a commit forgets at most, beside two for each record that it writes: enough to keep
+	// up, too little to be felt.
+	pruneBatch = 16
+)
+
+// writer adds entries to a transaction.
+type writer struct {
+	tx   *bbolt.Tx
+	key  *audit.LogKey
+	head head // the end of the log as the transaction has it; its time is that of the commit
+	// pruning is how many expired facts may still be forgotten.
+	pruning int
+}
+
+// append adds an entry, or fails and leaves the transaction as it was: everything is checked before anything is written.
+func (w *writer) append(e store.Entry) (uint64, error) {
+	slot := store.Slot{Index: w.head.size, Time: w.head.time, Epoch: w.head.epoch}
+	record, facts, err := build(e, slot)
+	if err != nil {
+		return 0, err
+	}
+	for _, v := range e.Expect {
+		if stands := w.value(v.Key); (stands == nil) != (v.Value == nil) || !bytes.Equal(stands, v.Value) {
+			return 0, fmt.Errorf("fact %q: %w", v.Key, store.ErrExpect)
+		}
+	}
+	for _, f := range facts {
+		if stands := w.value(f.Key); !f.Allows(stands) {
+			return 0, &store.ConflictError{Key: bytes.Clone(f.Key), Value: bytes.Clone(stands)}
+		}
+	}
+	w.put(slot.Index, record, facts, e.Blobs)
+	return slot.Index, nil
+}
+
+// build makes the record of an entry and what follows from it. It may not bring the committer down.
+func build(e store.Entry, slot store.Slot) (record []byte, facts []audit.Fact, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("build record %d: panic: %v", slot.Index, p)
+		}
+	}()
+	for _, blob := range e.Blobs {
+		if len(blob) > maxBlob {
+			return nil, nil, fmt.Errorf("build record %d: a blob has %d bytes, more than %d", slot.Index, len(blob), maxBlob)
+		}
+	}
+	if record, err = e.Build(slot); err != nil {
+		return nil, nil, fmt.Errorf("build record %d: %w", slot.Index, err)
+	}
+	r, err := audit.Parse(record)
+	if err != nil {
+		return nil, nil, fmt.Errorf("build record %d: %w", slot.Index, err)
+	}
+	if r.GetIndex() != slot.Index || r.GetEpoch() != slot.Epoch || !r.GetTime().AsTime().Equal(slot.Time) {
+		return nil, nil, fmt.Errorf("build record %d: it is for another slot", slot.Index)
+	}
+	facts, err = audit.Facts(r)
+	return record, facts, err
+}
+
+// put writes. An error here fails the batch, by panic: bbolt has none for keys and values like these, and half an entry must not
+// be committed.
+func (w *writer) put(index uint64, record []byte, facts []audit.Fact, blobs [][]byte) {
+	records, hashes := w.bucket(recordsBucket), w.bucket(hashesBucket)
+	records.FillPercent, hashes.FillPercent = fillPercent, fillPercent
+	must(records.Put(number(index), record))
+	added, err := tlog.StoredHashesForRecordHash(int64(index), tlog.RecordHash(record), hashReader(w.tx))
+	must(err)
+	first := tlog.StoredHashIndex(0, int64(index))
+	for i, h := range added {
+		must(hashes.Put(number(uint64(first)+uint64(i)), h[:]))
+	}
+	for _, f := range facts {
+		w.putFact(f)
+	}
+	for _, blob := range blobs {
+		digest := audit.Digest(blob)
+		if b := w.bucket(blobsBucket); b.Get(digest[:]) == nil {
+			must(b.Put(digest[:], blob))
+		}
+	}
+	w.head.size = index + 1
+	w.pruning += 2
+}
+
+func (w *writer) putFact(f audit.Fact) {
+	if f.Rule == audit.Holds {
+		return
+	}
+	facts, expiry := w.bucket(factsBucket), w.bucket(expiryBucket)
+	if old := facts.Get(f.Key); len(old) >= 8 && binary.BigEndian.Uint64(old) != 0 {
+		must(expiry.Delete(expiryKey(old[:8], f.Key)))
+	}
+	stored := make([]byte, 8, 8+len(f.Value))
+	if !f.Expires.IsZero() {
+		binary.BigEndian.PutUint64(stored, uint64(f.Expires.Unix()))
+		must(expiry.Put(expiryKey(stored, f.Key), nil))
+	}
+	must(facts.Put(f.Key, append(stored, f.Value...)))
+}
+
+// finish forgets some of what expired and signs the new state of the log.
+func (w *writer) finish() error {
+	w.prune()
+	root, err := tlog.TreeHash(int64(w.head.size), hashReader(w.tx))
+	if err != nil {
+		return fmt.Errorf("hash the log: %w", err)
+	}
+	checkpoint, err := w.key.Sign(audit.Checkpoint{LogID: w.key.ID(), Epoch: w.head.epoch, Size: w.head.size, Root: root})
+	if err != nil {
+		return err
+	}
+	return w.bucket(metaBucket).Put(checkpointKey, checkpoint)
+}
+
+func (w *writer) prune() {
+	facts, c := w.bucket(factsBucket), w.bucket(expiryBucket).Cursor()
+	var expired [][]byte
+	for k, _ := c.First(); k != nil && len(expired) < pruneBatch+w.pruning && isExpired(k, w.head.time); k, _ = c.Next() {
+		expired = append(expired, bytes.Clone(k))
+	}
+	for _, k := range expired {
+		must(w.bucket(expiryBucket).Delete(k))
+		must(facts.Delete(k[8:]))
+	}
+}
+
+// value returns what stands for a fact, nil if nothing does. It is valid until the transaction is written to.
+func (w *writer) value(key []byte) []byte { return factValue(w.tx, key, w.head.time) }
+
+func (w *writer) bucket(name []byte) *bbolt.Bucket { return w.tx.Bucket(name) }
+
+// factValue returns the value of a fact at a time of the log, nil if there is none.
+func factValue(tx *bbolt.Tx, key []byte, at time.Time) []byte {
+	stored := tx.Bucket(factsBucket).Get(key)
+	if len(stored) < 8 || isExpired(stored, at) {
+		return nil
+	}
+	return stored[8:]
+}
+
+// isExpired reads the expiry that stored begins with.
+func isExpired(stored []byte, at time.Time) bool {
+	expires := binary.BigEndian.Uint64(stored)
+	return expires != 0 && int64(expires) <= at.Unix()
+}
+
+func expiryKey(expires, key []byte) []byte {
+	return append(bytes.Clone(expires[:8]), key...)
+}
+
+// hashReader reads the stored hashes of the Merkle tree.
+func hashReader(tx *bbolt.Tx) tlog.HashReader {
+	b := tx.Bucket(hashesBucket)
+	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
+		hashes := make([]tlog.Hash, len(indexes))
+		for i, index := range indexes {
+			h := b.Get(number(uint64(index)))
+			if len(h) != tlog.HashSize {
+				return nil, fmt.Errorf("the log lacks the hash %d of its tree", index)
+			}
+			hashes[i] = tlog.Hash(h)
+		}
+		return hashes, nil
+	})
+}
+
+func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
+
+// must fails the whole transaction; guard catches it.
+func must(err error) {
+	if err != nil {
+		panic(errors.Join(errors.New("write to transaction"), err))
+	}
+}

@@ -1,0 +1,260 @@
+package store
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+)
+
+// maxBoundKeys is how many keys bound to one sign-in are looked at. A person has one key for each device.
+const maxBoundKeys = 256
+
+// Recorder writes the words of the core into a Store. It is the core's Log, and keeps nothing to itself: any number of
+// recorders, in any number of processes, may share a Store.
+type Recorder struct{ store Store }
+
+var _ ca.Log = (*Recorder)(nil)
+
+// NewRecorder returns a Recorder that writes to s.
+func NewRecorder(s Store) *Recorder { return &Recorder{store: s} }
+
+// Record implements ca.Log. That a grant's policy is in force and its CA key is listed is settled by the facts of the record.
+func (r *Recorder) Record(ctx context.Context, a *ca.Attempt, build func(serial uint64) ([]byte, error)) (uint64, error) {
+	snapshot, err := r.snapshot(ctx, a.Caller.Identity)
+	if err != nil {
+		return 0, unavailable(err)
+	}
+	var buildErr error
+	index, err := r.store.Append(ctx, Entry{
+		Build: func(slot Slot) ([]byte, error) {
+			var toBeSigned []byte
+			if a.Refusal == nil {
+				if toBeSigned, buildErr = build(slot.Serial()); buildErr != nil {
+					return nil, buildErr
+				}
+			}
+			return slot.Marshal(audit.Decided(a, audit.Digest(snapshot), toBeSigned))
+		},
+		Blobs: [][]byte{snapshot},
+	})
+	switch conflict, ok := errors.AsType[*ConflictError](err); {
+	case err == nil:
+		return index, nil
+	case ok && audit.IsNonceFact(conflict.Key):
+		return 0, ca.ErrNonceUsed
+	case ok && audit.IsTokenFact(conflict.Key):
+		return 0, ca.ErrTokenUsed
+	case ok && string(conflict.Key) == audit.PolicyFact:
+		return 0, ca.ErrPolicyChanged
+	case ok:
+		return 0, &ca.Error{Kind: ca.Unavailable, Message: fmt.Sprintf("the CA key %q is not listed in the log", a.Authority), Err: err}
+	case buildErr != nil && errors.Is(err, buildErr):
+		return 0, err
+	}
+	return 0, unavailable(err)
+}
+
+// Earlier implements ca.Log.
+func (r *Recorder) Earlier(ctx context.Context, c ca.Caller, q ca.Request) (*ca.Recorded, error) {
+	value, err := r.store.Fact(ctx, audit.NonceFact(c.Identity.Issuer, c.Identity.Subject, q.Nonce[:]))
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("look up nonce: %w", err))
+	}
+	index, ok := audit.Number(value)
+	if !ok {
+		return nil, fmt.Errorf("look up nonce: its fact %x is no index", value)
+	}
+	records, err := r.store.Records(ctx, index, 1)
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("read record %d: %w", index, err))
+	}
+	if len(records) == 0 {
+		return nil, fmt.Errorf("read record %d: a fact names it, the log has none", index)
+	}
+	record, err := audit.Parse(records[0])
+	if err != nil {
+		return nil, err
+	}
+	if record.GetDecided() == nil {
+		return nil, fmt.Errorf("read record %d: a nonce leads to it, but it is not about a request", index)
+	}
+	return audit.Recorded(record), nil
+}
+
+// BoundKeys implements ca.Log. Without an auth_time no key is bound.
+func (r *Recorder) BoundKeys(ctx context.Context, c ca.Caller) ([][32]byte, error) {
+	if c.Token.AuthTime.IsZero() {
+		return nil, nil
+	}
+	prefix := audit.BoundPrefix(c.Identity.Issuer, c.Identity.Subject, c.Token.AuthTime)
+	facts, err := r.store.Facts(ctx, prefix, nil, maxBoundKeys)
+	if err != nil {
+		return nil, unavailable(fmt.Errorf("look up bound keys: %w", err))
+	}
+	var keys [][32]byte
+	for _, f := range facts {
+		if digest := f.Key[len(prefix):]; len(digest) == 32 {
+			keys = append(keys, [32]byte(digest))
+		}
+	}
+	return keys, nil
+}
+
+// SignatureFailed implements ca.Log.
+func (r *Recorder) SignatureFailed(ctx context.Context, index uint64, authority string, cause error) error {
+	return r.append(ctx, &audit.Event{Event: &pb.Record_SignatureFailed{SignatureFailed: &pb.SignatureFailed{
+		Decided: index, Authority: authority, Message: audit.Text(cause.Error()),
+	}}})
+}
+
+// ListAuthorityKey enters a CA key into the log, if it is not there yet. The key is in SSH wire format, source is "file" or
+// "agent".
+func (r *Recorder) ListAuthorityKey(ctx context.Context, name string, publicKey []byte, source string) error {
+	fact := audit.AuthorityFact(name, publicKey)
+	event := &audit.Event{Event: &pb.Record_AuthorityKeyListed{AuthorityKeyListed: &pb.AuthorityKeyListed{
+		Authority: name, PublicKey: publicKey, Source: source,
+	}}}
+	for {
+		value, err := r.value(ctx, string(fact))
+		if err != nil || audit.IsListed(value) {
+			return err
+		}
+		// Whoever lists the same key at the same time, one record is enough.
+		err = r.append(ctx, event, Version{Key: fact, Value: value})
+		if !errors.Is(err, ErrExpect) {
+			return err
+		}
+	}
+}
+
+// LoadPolicy puts a policy in force and stores its files and their manifest. If the same policy, compiled by the same engine,
+// is in force already, it does nothing.
+func (r *Recorder) LoadPolicy(ctx context.Context, ref ca.PolicyRef, source, cause, engine string, blobs [][]byte) error {
+	for {
+		inForce, err := r.value(ctx, audit.PolicyFact)
+		if err != nil {
+			return err
+		}
+		compiledBy, err := r.value(ctx, audit.EngineFact)
+		if err != nil {
+			return err
+		}
+		if string(inForce) == string(audit.PolicyValue(ref)) && string(compiledBy) == engine {
+			return nil
+		}
+		event := &pb.PolicyLoaded{Policy: audit.Policy(ref), Source: audit.Text(source), Cause: cause, Engine: engine}
+		if previous, ok := audit.ParsePolicyValue(inForce); ok {
+			event.Previous = previous.Digest[:]
+		}
+		entry := entryOf(&audit.Event{Event: &pb.Record_PolicyLoaded{PolicyLoaded: event}})
+		entry.Blobs = blobs
+		entry.Expect = []Version{{Key: []byte(audit.PolicyFact), Value: inForce}, {Key: []byte(audit.EngineFact), Value: compiledBy}}
+		if _, err = r.store.Append(ctx, entry); !errors.Is(err, ErrExpect) {
+			return err
+		}
+	}
+}
+
+// RefusePolicy records that a policy did not load.
+func (r *Recorder) RefusePolicy(ctx context.Context, source, revision, message string) error {
+	return r.append(ctx, &audit.Event{Event: &pb.Record_PolicyRefused{PolicyRefused: &pb.PolicyRefused{
+		Source: audit.Text(source), Revision: audit.Text(revision), Message: audit.Text(message),
+	}}})
+}
+
+// PolicyInForce returns the policy that the log has as being in force; false if there was never one.
+func (r *Recorder) PolicyInForce(ctx context.Context) (ca.PolicyRef, bool, error) {
+	value, err := r.value(ctx, audit.PolicyFact)
+	if err != nil || value == nil {
+		return ca.PolicyRef{}, false, err
+	}
+	ref, ok := audit.ParsePolicyValue(value)
+	if !ok {
+		return ca.PolicyRef{}, false, fmt.Errorf("policy in force: the log has %x, which is none", value)
+	}
+	return ref, true, nil
+}
+
+// CountStrangers records how many calls had no verified identity, by what was wrong with them.
+func (r *Recorder) CountStrangers(ctx context.Context, from, to time.Time, counts map[string]uint64) error {
+	return r.append(ctx, audit.StrangersCounted(from, to, counts))
+}
+
+// CountRefusals records how many requests of one identity were above the rate limit.
+func (r *Recorder) CountRefusals(ctx context.Context, c ca.Caller, from, to time.Time, n uint64) error {
+	return r.appendOf(ctx, c.Identity, func(caller *pb.Caller) *audit.Event {
+		return audit.RefusalsCounted(caller, from, to, n)
+	})
+}
+
+// RefuseAccess records that a known identity called a method which its role does not allow.
+func (r *Recorder) RefuseAccess(ctx context.Context, c ca.Caller, method, sourceIP string, policy ca.PolicyRef, refusal *ca.Error) error {
+	return r.appendOf(ctx, c.Identity, func(caller *pb.Caller) *audit.Event {
+		return &audit.Event{Event: &pb.Record_AccessRefused{AccessRefused: &pb.AccessRefused{
+			Caller: caller, Method: audit.Text(method), SourceIp: audit.Text(sourceIP), Policy: audit.Policy(policy), Refusal: audit.Refusal(refusal),
+		}}}
+	})
+}
+
+// appendOf appends the record of an event about an identity.
+func (r *Recorder) appendOf(ctx context.Context, id ca.Identity, event func(*pb.Caller) *audit.Event) error {
+	snapshot, err := r.snapshot(ctx, id)
+	if err != nil {
+		return err
+	}
+	entry := entryOf(event(audit.Caller(id, audit.Digest(snapshot))))
+	entry.Blobs = [][]byte{snapshot}
+	_, err = r.store.Append(ctx, entry)
+	return err
+}
+
+func (r *Recorder) append(ctx context.Context, event *audit.Event, expect ...Version) error {
+	entry := entryOf(event)
+	entry.Expect = expect
+	_, err := r.store.Append(ctx, entry)
+	return err
+}
+
+// snapshot returns the blob for an identity: the one that the log has, if nothing changed.
+func (r *Recorder) snapshot(ctx context.Context, id ca.Identity) ([]byte, error) {
+	digest, err := r.value(ctx, string(audit.SnapshotFact(id.Issuer, id.Subject)))
+	if err != nil {
+		return nil, err
+	}
+	var earlier []byte
+	if len(digest) == 32 {
+		if earlier, err = r.store.Blob(ctx, [32]byte(digest)); err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, fmt.Errorf("read identity snapshot: %w", err)
+		}
+	}
+	return audit.Snapshot(id, earlier)
+}
+
+// value returns that of a fact, nil if there is none.
+func (r *Recorder) value(ctx context.Context, key string) ([]byte, error) {
+	value, err := r.store.Fact(ctx, []byte(key))
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up a fact: %w", err)
+	}
+	return value, nil
+}
+
+func entryOf(e *audit.Event) Entry {
+	return Entry{Build: func(slot Slot) ([]byte, error) { return slot.Marshal(e) }}
+}
+
+// unavailable is what the core gets for an error of the store. Whether the record is there may be in doubt: nothing is signed.
+func unavailable(err error) *ca.Error {
+	return &ca.Error{Kind: ca.Unavailable, Message: "the log of the CA cannot be used now: try again later", Err: err}
+}
