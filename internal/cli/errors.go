@@ -86,6 +86,11 @@ func classify(err error) *failure {
 	switch reason.Kind {
 	case ca.Unauthenticated:
 		f.hint = "hallpass login"
+	case ca.Denied:
+		f.hint = "ask the admins of the CA, who see this refusal in the log: hallpass audit list"
+		if r, ok := errors.AsType[*client.Refusal](err); ok && r.Index != "" {
+			f.hint = "ask the admins of the CA, who see why: hallpass audit show " + plain(r.Index)
+		}
 	case ca.Unavailable:
 		f.hint = "hallpass doctor"
 	case ca.Exhausted:
@@ -121,14 +126,8 @@ func (a *app) refused(err error, q ask) error {
 		a.fact("needed", describeNeed(need))
 	}
 	hint := f.hint
-	switch {
-	case len(reason.Needs) > 0:
+	if len(reason.Needs) > 0 {
 		hint = hintForNeed(reason.Needs, q)
-	case reason.Kind == ca.Denied:
-		hint = ""
-		if r, ok := errors.AsType[*client.Refusal](err); ok && r.Index != "" {
-			hint = fmt.Sprintf("ask your admins about record %s: hallpass audit show %s", r.Index, r.Index)
-		}
 	}
 	return &failure{exit: f.exit, err: err, hint: hint}
 }
