@@ -69,7 +69,7 @@ func agentAuthority(t testing.TB, name string) (*ca.Authority, *countingAgent) {
 // serveAgent serves an agent on a socket until the test ends.
 func serveAgent(t testing.TB, a agent.Agent) string {
 	t.Helper()
-	return serveSocket(t, func(conn net.Conn) { agent.ServeAgent(a, conn) })
+	return serveSocket(t, func(conn net.Conn) { _ = agent.ServeAgent(a, conn) }) // it ends when the caller hangs up
 }
 
 func serveSocket(t testing.TB, serve func(net.Conn)) string {

@@ -57,7 +57,7 @@ func TestAStolenTokenIsWorthNothing(t *testing.T) {
 			s := newStand(t)
 			token, thief := row.steal(s, newSigner(t)), newSigner(t)
 			s.refused(call(t, token, s.request(thief.PublicKey(), nil), thief, ca.RequestNamespace), ca.Unauthenticated, row.fragment, 1)
-			if last := s.log.last(); last.attempt.Proven || last.attempt.Caller.Token.Bound {
+			if last := s.log.last(); last.proven || last.attempt.Caller.Token.Bound {
 				t.Errorf("recorded as proven: %+v", last.attempt)
 			}
 		})
@@ -80,10 +80,13 @@ func TestARefreshedTokenOfABoundSignInIsBound(t *testing.T) {
 func TestABoundTokenServesItsKeyAgain(t *testing.T) {
 	s, owner := newStand(t), newSigner(t)
 	token, random := s.person("alice", owner.PublicKey())
-	for want := range uint64(3) {
-		if _, issued := s.issued(call(t, token, s.request(owner.PublicKey(), random), owner, ca.RequestNamespace)); issued.Index != want {
-			t.Errorf("index %d, want %d", issued.Index, want)
-		}
+	serials := map[uint64]bool{}
+	for range 3 {
+		_, issued := s.issued(call(t, token, s.request(owner.PublicKey(), random), owner, ca.RequestNamespace))
+		serials[issued.Serial] = true
+	}
+	if len(serials) != 3 {
+		t.Errorf("serials %v for three requests", serials)
 	}
 }
 

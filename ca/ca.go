@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -27,7 +28,7 @@ const (
 // CA issues certificates. Its fields are its configuration and what it stands on; make one with New and change nothing
 // afterwards. Its methods are safe for concurrent use.
 type CA struct {
-	// Authenticate verifies an ID token at a time. A Caller that has a Subject and comes with an error is a known identity whose
+	// Authenticate verifies an ID token at a time. A Caller with issuer, subject and kind that comes with an error is a known identity whose
 	// refusal is recorded (the rule for emails, say); an error without one is that of a stranger. Required.
 	Authenticate func(ctx context.Context, token string, now time.Time) (Caller, error)
 	// Parse reads the wire form of a request. It is called only after the signature over these bytes was checked. Required.
@@ -67,8 +68,8 @@ func New(c CA) (*CA, error) {
 		return nil, errors.New("make CA: Authenticate, Parse, ParsePossession, Rules and Log are required")
 	case len(c.Authorities) == 0:
 		return nil, errors.New("make CA: no Authority to sign with")
-	case len(c.ServerNames) == 0:
-		return nil, errors.New("make CA: no server name, so no request could be meant for it")
+	case len(c.ServerNames) == 0 || slices.Contains(c.ServerNames, ""):
+		return nil, errors.New("make CA: no server name, or an empty one: requests are made for a server by its name")
 	case c.MaxTTL < 0 || c.MaxTTL > hardMaxTTL:
 		return nil, fmt.Errorf("make CA: the cap of %v on lifetimes is not within 0 and %v", c.MaxTTL, hardMaxTTL)
 	case c.Skew < 0 || c.Skew > hardMaxSkew || c.Skew%time.Second != 0:

@@ -90,8 +90,8 @@ func TestSSHKeygenShowsTheCertificate(t *testing.T) {
 	shown := sshKeygen(t, "-L", "-f", writeFile(t, string(ssh.MarshalAuthorizedKey(cert)), 0o600))
 	for _, line := range []string{
 		"Type: ssh-ed25519-cert-v01@openssh.com user certificate",
-		`Key ID: "hallpass1 i=0 s=alice r=developers-on-prod p=3f2a9c1d0b7e"`,
-		"Serial: 1\n",
+		`Key ID: "hallpass1 i=3 s=alice r=developers-on-prod p=3f2a9c1d0b7e"`,
+		"Serial: 4\n",
 		"Valid: from 2026-11-23T11:59:00 to 2026-11-23T14:00:00",
 		"Principals: \n                deploy@prod\n",
 		"force-command /usr/bin/id",
@@ -203,8 +203,9 @@ func FuzzCertRoundTrip(f *testing.F) {
 	f.Add("alice", "rule", "/usr/bin/id", int64(3600), uint8(24), true)
 	f.Add("a\nb", "", "", int64(1), uint8(0), false)
 	authority, _ := fileAuthority(f, "default")
+	s := newStand(f, func(c *ca.CA) { c.Authorities = map[string]*ca.Authority{"default": authority} })
 	f.Fuzz(func(t *testing.T, subject, rule, command string, ttl int64, bits uint8, wide bool) {
-		s := newStand(t, func(c *ca.CA) { c.Authorities = map[string]*ca.Authority{"default": authority} })
+		s.t, s.log.t = t, t
 		g := ca.Grant{Logins: []string{"deploy"}, Scope: ca.ScopeHost, TTL: time.Duration(ttl) * time.Second, ForceCommand: command, Extensions: []ca.Extension{ca.PermitPTY}}
 		if p, err := netip.AddrFrom4([4]byte{192, 0, 2, 255}).Prefix(int(bits)); err == nil {
 			g.SourceAddresses = []netip.Prefix{p}

@@ -29,7 +29,7 @@ type stand struct {
 	*ca.CA
 	t         testing.TB
 	now       time.Time
-	log       *testLog
+	log       *watchedLog
 	rules     atomic.Pointer[rules]
 	callers   map[string]caller // by token
 	strangers atomic.Int64
@@ -45,7 +45,13 @@ type caller struct {
 func newStand(t testing.TB, change ...func(*ca.CA)) *stand {
 	t.Helper()
 	s := &stand{t: t, now: time.Date(2026, 11, 23, 12, 0, 0, 123456789, time.UTC), callers: map[string]caller{}}
-	s.log = newTestLog(t)
+	start := s.now
+	s.log = openLog(t, func() time.Time {
+		if s.now.Before(start) { // the clock of the log never goes back
+			return start
+		}
+		return s.now
+	})
 	s.setRules(&rules{decide: grant(ca.Grant{Logins: []string{"deploy"}, Scope: ca.ScopeAny, TTL: 2 * time.Hour, Extensions: []ca.Extension{ca.PermitPTY}})})
 	authority, counting := agentAuthority(t, "default")
 	s.signer = counting
@@ -74,6 +80,11 @@ func newStand(t testing.TB, change ...func(*ca.CA)) *stand {
 		t.Fatal(err)
 	}
 	s.CA = made
+	for name, a := range made.Authorities {
+		if err := s.log.ListAuthorityKey(t.Context(), name, a.PublicKey.Marshal(), a.Source); err != nil {
+			t.Fatal(err)
+		}
+	}
 	return s
 }
 
@@ -173,8 +184,8 @@ func (s *stand) refused(c ca.Call, kind ca.Kind, fragment string, records int) {
 		return
 	}
 	last := s.log.last()
-	if last.kind != kind || last.toBeSigned != nil {
-		s.t.Errorf("recorded kind %v with %d bytes to be signed, want %v and none", last.kind, len(last.toBeSigned), kind)
+	if last.refusal == nil || last.refusal.Kind != kind || len(last.toBeSigned) > 0 {
+		s.t.Errorf("recorded %v with %d bytes to be signed, want kind %v and none", last.refusal, len(last.toBeSigned), kind)
 	}
 }
 

@@ -109,7 +109,7 @@ func (c *CA) DryRun(ctx context.Context, call Call) (*Planned, error) {
 func (c *CA) authenticate(ctx context.Context, call Call) (*Attempt, Caller, error) {
 	now := c.Now()
 	caller, err := c.whois(ctx, call.Token, now)
-	if id := caller.Identity; id.Issuer == "" || id.Subject == "" {
+	if !named(caller) {
 		c.Stranger(err)
 		return nil, Caller{}, err
 	}
@@ -134,13 +134,15 @@ func (c *CA) whois(ctx context.Context, token string, now time.Time) (caller Cal
 	}); fault != nil {
 		return Caller{}, fault
 	}
-	if id := caller.Identity; err == nil && (id.Issuer == "" || id.Subject == "") {
-		return Caller{}, &Error{Kind: Internal, Message: "authentication named nobody"}
-	}
-	if err == nil && caller.Identity.Kind != Person && caller.Identity.Kind != Workload {
-		err = Errorf(Unauthenticated, "this ID token is neither that of a person nor that of a workload")
+	if err == nil && !named(caller) {
+		err = &Error{Kind: Internal, Message: "authentication named neither a person nor a workload"}
 	}
 	return caller, err
+}
+
+// named says whether a caller is somebody of whom a record can tell.
+func named(c Caller) bool {
+	return c.Identity.Issuer != "" && c.Identity.Subject != "" && (c.Identity.Kind == Person || c.Identity.Kind == Workload)
 }
 
 // decide asks the policy in force and limits what it grants. It sets what the attempt records of both.
@@ -176,6 +178,7 @@ func (c *CA) decide(ctx context.Context, a *Attempt, caller Caller) (*certificat
 	case Deny:
 		return nil, &Error{Kind: Denied, Message: cmp.Or(d.Message, "no rule allows this")}
 	default:
+		a.Decision = Decision{} // there is no word for it in a record either
 		return nil, &Error{Kind: Internal, Message: fmt.Sprintf("the policy came to no known outcome (%d)", d.Outcome)}
 	}
 }

@@ -2,6 +2,7 @@ package ca_test
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 func TestIssueGrantsWhatTheRuleGrants(t *testing.T) {
 	s := newStand(t)
 	cert, issued := s.issued(s.ask())
-	if cert.CertType != ssh.UserCert || cert.Serial != 1 || issued.Serial != 1 || issued.Index != 0 {
+	if cert.CertType != ssh.UserCert || cert.Serial != issued.Index+1 || issued.Serial != cert.Serial {
 		t.Errorf("type %d serial %d, issued %d at %d", cert.CertType, cert.Serial, issued.Serial, issued.Index)
 	}
 	if got := cert.ValidPrincipals; len(got) != 1 || got[0] != "deploy" {
@@ -22,7 +23,7 @@ func TestIssueGrantsWhatTheRuleGrants(t *testing.T) {
 	if cert.ValidAfter != now-60 || cert.ValidBefore != now+uint64((2*time.Hour)/time.Second) {
 		t.Errorf("valid from now%+d to now%+d", int64(cert.ValidAfter-now), int64(cert.ValidBefore-now))
 	}
-	if want := "hallpass1 i=0 s=alice r=developers-on-prod p=3f2a9c1d0b7e"; cert.KeyId != want {
+	if want := fmt.Sprintf("hallpass1 i=%d s=alice r=developers-on-prod p=3f2a9c1d0b7e", issued.Index); cert.KeyId != want {
 		t.Errorf("key ID %q, want %q", cert.KeyId, want)
 	}
 	record := s.log.last()
@@ -32,7 +33,7 @@ func TestIssueGrantsWhatTheRuleGrants(t *testing.T) {
 	if record.attempt.Caller.Claims != nil {
 		t.Error("the attempt carries claims that no policy declared")
 	}
-	if !record.attempt.Proven || !record.attempt.Caller.Token.Bound || record.attempt.Authority != "default" {
+	if !record.proven || !record.attempt.Caller.Token.Bound || record.attempt.Authority != "default" {
 		t.Errorf("recorded %+v", record.attempt)
 	}
 	checker := ssh.CertChecker{Clock: func() time.Time { return s.now }}

@@ -2,139 +2,123 @@ package ca_test
 
 import (
 	"context"
-	"crypto/sha256"
-	"slices"
+	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/store"
+	"github.com/hallpass-ssh/hallpass/store/bolt"
 )
 
-// testLog keeps records in memory, with the conditions that ca.Log promises.
-type testLog struct {
-	mu       sync.Mutex
-	records  []entry
-	inForce  ca.PolicyRef
-	tokens   map[[32]byte][32]byte // the key that used a token first
-	bound    map[string][][32]byte
-	failed   []uint64
-	record   func(*ca.Attempt) error // fails records
-	recorded func()                  // after each record
-	// readError fails what reads.
-	readError error
+// watchedLog is the real log on disk. It remembers which attempts became records, and can be told to fail.
+type watchedLog struct {
+	*store.Recorder
+	store *bolt.Store
+	t     testing.TB
+
+	// What a test may set before it calls.
+	record    func(*ca.Attempt) error // fails records
+	recorded  func()                  // runs after each record
+	readError error                   // fails what reads
+
+	mu      sync.Mutex
+	entries []entry
+	failed  []uint64 // indexes whose signature failed
 }
 
+// entry is an attempt, and what the log holds of it.
 type entry struct {
+	index      uint64
 	attempt    ca.Attempt
 	toBeSigned []byte
-	kind       ca.Kind
+	refusal    *ca.Error
+	proven     bool
 }
 
-func newTestLog(testing.TB) *testLog {
-	return &testLog{tokens: map[[32]byte][32]byte{}, bound: map[string][][32]byte{}}
-}
-
-func (l *testLog) putInForce(p ca.PolicyRef) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.inForce = p
-}
-
-func (l *testLog) size() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return len(l.records)
-}
-
-func (l *testLog) last() entry {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.records[len(l.records)-1]
-}
-
-func (l *testLog) Record(ctx context.Context, a *ca.Attempt, build func(uint64) ([]byte, error)) (uint64, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, err
+func openLog(t testing.TB, now func() time.Time) *watchedLog {
+	t.Helper()
+	key, _, err := audit.GenerateLogKey()
+	if err != nil {
+		t.Fatal(err)
 	}
+	s, err := bolt.Create(filepath.Join(t.TempDir(), "log"), bolt.Config{LogKey: key, Now: now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("close log: %v", err)
+		}
+	})
+	return &watchedLog{Recorder: store.NewRecorder(s), store: s, t: t}
+}
+
+// putInForce makes the policy that of the log.
+func (l *watchedLog) putInForce(p ca.PolicyRef) {
+	l.t.Helper()
+	if err := l.LoadPolicy(context.Background(), p, "test", "start", "test", nil); err != nil {
+		l.t.Error(err)
+	}
+}
+
+// size is the number of attempts in the log.
+func (l *watchedLog) size() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	return len(l.entries)
+}
+
+// last returns the newest attempt as the log has it on disk.
+func (l *watchedLog) last() entry {
+	l.t.Helper()
+	l.mu.Lock()
+	e := l.entries[len(l.entries)-1]
+	l.mu.Unlock()
+	records, err := l.store.Records(context.Background(), e.index, 1)
+	if err != nil || len(records) != 1 {
+		l.t.Fatalf("read record %d: %d records, %v", e.index, len(records), err)
+	}
+	record, err := audit.Parse(records[0])
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	held := audit.Recorded(record)
+	e.toBeSigned, e.refusal, e.proven = held.ToBeSigned, held.Refusal, record.GetDecided().GetProven()
+	return e
+}
+
+func (l *watchedLog) Record(ctx context.Context, a *ca.Attempt, build func(uint64) ([]byte, error)) (uint64, error) {
 	if l.record != nil {
 		if err := l.record(a); err != nil {
 			return 0, err
 		}
 	}
-	index := uint64(len(l.records))
-	e := entry{attempt: *a}
-	if a.Proven {
-		if l.find(a.Caller, a.Request) >= 0 {
-			return 0, ca.ErrNonceUsed
-		}
-		if a.Policy.Digest != l.inForce.Digest {
-			return 0, ca.ErrPolicyChanged
-		}
-		key := sha256.Sum256(a.Request.PublicKey.Marshal())
-		first, used := l.tokens[a.Caller.Token.Digest]
-		if used && (first != key || a.Caller.Identity.Kind == ca.Workload) {
-			return 0, ca.ErrTokenUsed
-		}
-		l.tokens[a.Caller.Token.Digest] = key
-		if a.Caller.Token.Bound {
-			l.bound[signIn(a.Caller)] = append(l.bound[signIn(a.Caller)], key)
-		}
+	index, err := l.Recorder.Record(ctx, a, build)
+	if err != nil {
+		return 0, err
 	}
-	if build != nil {
-		toBeSigned, err := build(index + 1)
-		if err != nil {
-			return 0, err
-		}
-		e.toBeSigned = toBeSigned
-	}
-	if a.Refusal != nil {
-		e.kind = a.Refusal.Kind
-	}
-	l.records = append(l.records, e)
+	l.mu.Lock()
+	l.entries = append(l.entries, entry{index: index, attempt: *a})
+	l.mu.Unlock()
 	if l.recorded != nil {
 		l.recorded()
 	}
 	return index, nil
 }
 
-func signIn(c ca.Caller) string {
-	return c.Identity.Issuer + " " + c.Identity.Subject + " " + c.Token.AuthTime.String()
-}
-
-func (l *testLog) find(c ca.Caller, r ca.Request) int {
-	return slices.IndexFunc(l.records, func(e entry) bool {
-		return e.attempt.Proven && e.attempt.Request.Nonce == r.Nonce && e.attempt.Caller.Identity.Subject == c.Identity.Subject
-	})
-}
-
-func (l *testLog) Earlier(_ context.Context, c ca.Caller, r ca.Request) (*ca.Recorded, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	i := l.find(c, r)
+func (l *watchedLog) Earlier(ctx context.Context, c ca.Caller, r ca.Request) (*ca.Recorded, error) {
 	if l.readError != nil {
 		return nil, l.readError
 	}
-	if i < 0 {
-		return nil, nil
-	}
-	e := l.records[i]
-	return &ca.Recorded{
-		Index: uint64(i), Issuer: e.attempt.Caller.Identity.Issuer, Subject: e.attempt.Caller.Identity.Subject, Digest: e.attempt.Request.Digest,
-		Authority: e.attempt.Authority, ToBeSigned: e.toBeSigned, Refusal: e.attempt.Refusal, Decision: e.attempt.Decision, Policy: e.attempt.Policy,
-	}, nil
+	return l.Recorder.Earlier(ctx, c, r)
 }
 
-func (l *testLog) BoundKeys(_ context.Context, c ca.Caller) ([][32]byte, error) {
+func (l *watchedLog) SignatureFailed(ctx context.Context, index uint64, authority string, cause error) error {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.bound[signIn(c)], l.readError
-}
-
-func (l *testLog) SignatureFailed(_ context.Context, index uint64, _ string, _ error) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.failed = append(l.failed, index)
-	return nil
+	l.mu.Unlock()
+	return l.Recorder.SignatureFailed(ctx, index, authority, cause)
 }

@@ -43,13 +43,13 @@ func TestASignerThatFails(t *testing.T) {
 				t.Error("a certificate came out")
 			}
 			wantError(t, err, ca.Unavailable, row.fragment)
-			if s.log.size() != 1 || len(s.log.failed) != 1 || s.log.failed[0] != 0 {
+			if s.log.size() != 1 || len(s.log.failed) != 1 || s.log.failed[0] != s.log.last().index {
 				t.Errorf("%d records, failed %v", s.log.size(), s.log.failed)
 			}
 
 			s.signer.sign = nil
-			if _, issued := s.issued(c); issued.Serial != 1 {
-				t.Errorf("the same bytes led to serial %d", issued.Serial)
+			if _, issued := s.issued(c); issued.Index != s.log.failed[0] {
+				t.Errorf("the same bytes led to index %d, not %d", issued.Index, s.log.failed[0])
 			}
 		})
 	}
@@ -92,8 +92,9 @@ func realAgent(t *testing.T, keys ...string) (socket string, agent *os.Process) 
 		t.Fatalf("start ssh-agent: %v", err)
 	}
 	t.Cleanup(func() {
-		cmd.Process.Kill()
-		cmd.Wait()
+		if err := errors.Join(cmd.Process.Kill(), cmd.Wait()); err == nil {
+			t.Error("the agent ended by itself")
+		}
 	})
 	for {
 		if conn, err := net.Dial("unix", socket); err == nil {
@@ -113,11 +114,11 @@ func realAgent(t *testing.T, keys ...string) (socket string, agent *os.Process) 
 }
 
 func TestTheAgentOfOpenSSH(t *testing.T) {
-	other := writePrivate(t, ecdsaKey(t, elliptic.P256()), "")
+	other := writePrivate(t, ecdsaKey(t, elliptic.P256()))
 	for name, path := range map[string]string{
 		"Ed25519": func() string { _, path := fileAuthority(t, "x"); return path }(),
-		"ECDSA":   writePrivate(t, ecdsaKey(t, elliptic.P384()), ""),
-		"RSA":     writePrivate(t, rsaKey(t, 3072), ""),
+		"ECDSA":   writePrivate(t, ecdsaKey(t, elliptic.P384())),
+		"RSA":     writePrivate(t, rsaKey(t, 3072)),
 	} {
 		t.Run(name, func(t *testing.T) {
 			socket, process := realAgent(t, other, path)

@@ -40,10 +40,19 @@ func CanonicalHost(s string) (string, error) {
 	}
 	// "1.2.3" and "0x7f.1" mean an address to some resolvers; only the one canonical spelling names it here.
 	last := host[strings.LastIndexByte(host, '.')+1:]
-	if _, err := netip.ParseAddr(host); err != nil && (strings.Trim(last, "0123456789") == "" || strings.HasPrefix(last, "0x")) {
+	if _, err := netip.ParseAddr(host); err != nil && isNumber(last) {
 		return "", Errorf(Invalid, "%q is neither a name nor a full IPv4 address", printable(s))
 	}
 	return host, nil
+}
+
+// isNumber says whether a resolver could take the last label of a host for a part of an address.
+func isNumber(label string) bool {
+	digits := "0123456789"
+	if hex, ok := strings.CutPrefix(label, "0x"); ok {
+		label, digits = hex, "0123456789abcdef"
+	}
+	return strings.Trim(label, digits) == ""
 }
 
 // asciiLower leaves everything but A to Z alone: the Kelvin sign is not a k.
