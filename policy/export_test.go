@@ -23,3 +23,12 @@ func (p *Policy) DecideWithoutIndex(ctx context.Context, q ca.Question) ca.Decis
 	all := func(rules map[string]*rule) index { return index{facts{}: slices.Collect(maps.Values(rules))} }
 	return p.decide(ctx, q, all(p.deny), all(p.allow))
 }
+
+// VariableNames are the variables that every policy has.
+func VariableNames() []string {
+	var names []string
+	for _, v := range variables {
+		names = append(names, v.name)
+	}
+	return names
+}
