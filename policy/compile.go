@@ -106,7 +106,7 @@ type compiler struct {
 func (c *compiler) read() {
 	text, ok := c.bundle.Files[mainFile]
 	if !ok {
-		c.errs = append(c.errs, &Error{File: mainFile, Message: "there is no such file in " + c.bundle.Source + ": a policy begins with it"})
+		c.add(&Error{File: mainFile, Message: "there is no such file in " + c.bundle.Source + ": a policy begins with it"})
 		return
 	}
 	c.used = []string{mainFile}
@@ -171,7 +171,7 @@ func (c *compiler) build() *Policy {
 	c.checkOverlaps()
 	var err error
 	if c.lang, err = newLanguage(p.claims, names); err != nil {
-		c.errs = append(c.errs, &Error{File: mainFile, Message: err.Error()})
+		c.add(&Error{File: mainFile, Message: err.Error()})
 		return nil
 	}
 	for _, r := range d.deny {
@@ -231,15 +231,24 @@ func (c *compiler) compileAt(it item, text string, offset int, want *cel.Type, w
 	if len(mistakes) > 0 {
 		at := places(it)
 		for _, m := range mistakes {
-			c.errs = append(c.errs, it.src.errorAt(at[min(offset+m.offset, len(at)-1)], "%s", m.message))
+			c.add(it.src.errorAt(at[min(offset+m.offset, len(at)-1)], "%s", m.message))
 		}
 	}
 	return e
 }
 
+// maxPatterns bounds what checkOverlaps compares.
+const maxPatterns = 1000
+
 // checkOverlaps refuses hosts that two environments have.
 func (c *compiler) checkOverlaps() {
-	all := c.draft.environments
+	all, patterns := c.draft.environments, 0
+	for _, e := range all {
+		if patterns += len(e.Hosts); patterns > maxPatterns {
+			c.errorf(e.at, "the policy has more than %d host patterns", maxPatterns)
+			return
+		}
+	}
 	for i, a := range all {
 		for _, b := range all[:i] {
 			for ai, pattern := range a.Hosts {

@@ -71,12 +71,18 @@ func newSource(name string, text []byte) *source {
 
 func (s *source) errorAt(p place, format string, args ...any) *Error {
 	e := &Error{File: s.name, Message: fmt.Sprintf(format, args...)}
+	if len(e.Message) > maxMessage { // it cites a text of any length
+		e.Message = strings.ToValidUTF8(e.Message[:maxMessage], "") + "..."
+	}
 	if p.line > 0 {
 		e.Line, e.Column = p.line, max(p.column, 1)
 		e.excerpt = s.excerpt(place{e.Line, e.Column})
 	}
 	return e
 }
+
+// maxMessage is how many bytes of a message are kept.
+const maxMessage = 1000
 
 // maxExcerpt is how many runes of a line are shown.
 const maxExcerpt = 110

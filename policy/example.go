@@ -24,14 +24,11 @@ func WriteExample(dir string, p ExampleParams) error {
 		return fmt.Errorf("write the example policy: %w", err)
 	}
 	out := string(text)
-	if p.Login != "" {
+	if p.Login != "" && p.Login != "deploy" {
 		if !isLogin(p.Login) {
 			return fmt.Errorf("write the example policy: %q is not a login: %s", p.Login, loginRule)
 		}
-		out = strings.ReplaceAll(out, "logins: [deploy", "logins: ["+quoted(p.Login)+", deploy")
-		if p.Login == "deploy" {
-			out = string(text)
-		}
+		out = strings.ReplaceAll(out, "logins: [deploy]", `logins: [deploy, "`+p.Login+`"]`) // quoted: "null" is a login too
 	}
 	name := filepath.Join(dir, mainFile)
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
@@ -47,6 +44,3 @@ func WriteExample(dir string, p ExampleParams) error {
 	}
 	return nil
 }
-
-// quoted keeps YAML from seeing more than text in a login such as "null".
-func quoted(s string) string { return `"` + s + `"` }

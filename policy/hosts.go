@@ -116,6 +116,15 @@ func matchHost(pattern, host string) bool {
 
 // overlap says whether some string matches both patterns.
 func overlap(a, b string) bool {
+	for i := 1; i <= min(len(a), len(b)); i++ { // most patterns end in different domains
+		x, y := a[len(a)-i], b[len(b)-i]
+		if x == '*' || y == '*' {
+			break
+		}
+		if x != y && x != '?' && y != '?' {
+			return false
+		}
+	}
 	// row[j] says whether some string matches both what was read of a and b[:j].
 	row := make([]bool, len(b)+1)
 	row[0] = true

@@ -59,7 +59,7 @@ func (c *compiler) template(it item, what string) *template {
 	}
 	t, value := &template{}, []rune(text)
 	fail := func(offset int, message string) *template {
-		c.errs = append(c.errs, it.src.errorAt(places(it)[offset], "%s", message))
+		c.add(it.src.errorAt(places(it)[offset], "%s", message))
 		return nil
 	}
 	for i := 0; i < len(value); {

@@ -17,6 +17,15 @@ type reader struct {
 	errs Errors
 }
 
+// maxErrors is where a file is no policy with mistakes but something else.
+const maxErrors = 1000
+
+func (r *reader) add(e *Error) {
+	if len(r.errs) < maxErrors {
+		r.errs = append(r.errs, e)
+	}
+}
+
 // item is a value of a file, at its place.
 type item struct {
 	src  *source
@@ -26,7 +35,7 @@ type item struct {
 func (it item) place() place { return place{it.node.Line, it.node.Column} }
 
 func (r *reader) errorf(it item, format string, args ...any) {
-	r.errs = append(r.errs, it.src.errorAt(it.place(), format, args...))
+	r.add(it.src.errorAt(it.place(), format, args...))
 }
 
 // document parses the one YAML document of a file. Nodes hold the structure; aliases are not followed, and anything that
@@ -34,7 +43,7 @@ func (r *reader) errorf(it item, format string, args ...any) {
 func (r *reader) document(name string, text []byte) (item, bool) {
 	src := newSource(name, text)
 	fail := func(p place, format string, args ...any) (item, bool) {
-		r.errs = append(r.errs, src.errorAt(p, format, args...))
+		r.add(src.errorAt(p, format, args...))
 		return item{}, false
 	}
 	if line := slices.IndexFunc(bytes.Split(text, []byte("\n")), func(l []byte) bool { return !utf8.Valid(l) }); line >= 0 {
