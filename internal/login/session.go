@@ -112,7 +112,8 @@ func (s *Store) Delete(ctx context.Context) error {
 	return nil
 }
 
-// Fresh returns the session with an ID token that is valid beyond now+margin, refreshed if need be. Of several processes one
+// Fresh returns the session with an ID token that is valid beyond now+margin, refreshed if need be; one that cannot be refreshed
+// serves to its end. Of several processes one
 // refreshes, and the others take what it got: a refresh token that is used twice ends the session at many issuers.
 func (s *Store) Fresh(ctx context.Context, now time.Time, margin time.Duration) (Session, error) {
 	if _, err := os.Lstat(s.path(sessionFile)); errors.Is(err, fs.ErrNotExist) {
@@ -128,6 +129,9 @@ func (s *Store) Fresh(ctx context.Context, now time.Time, margin time.Duration) 
 		return session, err
 	}
 	tokens, err := Refresh(ctx, session.Issuer, session.RefreshToken)
+	if err != nil && now.Before(session.Expiry) {
+		return session, nil // it may be too late at the daemon, which then says so
+	}
 	if err != nil {
 		return Session{}, err
 	}

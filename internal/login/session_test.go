@@ -290,8 +290,11 @@ func TestManyRefreshAtOnce(t *testing.T) {
 		t.Fatalf("a token that is valid for an hour was not left alone: %v", err)
 	}
 	server.Break(devidp.Down)
-	if _, err := fresh(t.Context()); err == nil || errors.Is(err, login.ErrSignIn) {
-		t.Fatalf("with the provider down: got %v, want an error that a new sign-in would not mend", err)
+	if got, err := fresh(t.Context()); err != nil || got.IDToken != tokens.IDToken {
+		t.Fatalf("with the provider down: got %v, want the token that is still valid", err)
+	}
+	if _, err := login.Open(dir).Fresh(t.Context(), tokens.Expiry, 0); err == nil || errors.Is(err, login.ErrSignIn) {
+		t.Fatalf("with the provider down and the token expired: got %v, want an error that a new sign-in would not mend", err)
 	}
 	server.Break(nil)
 	waitForNextSecond(tokens.Expiry.Add(-time.Hour))
