@@ -113,8 +113,8 @@ func (s *Store) Delete(ctx context.Context) error {
 }
 
 // Fresh returns the session with an ID token that is valid beyond now+margin, refreshed if need be; one that cannot be refreshed
-// serves to its end. Of several processes one
-// refreshes, and the others take what it got: a refresh token that is used twice ends the session at many issuers.
+// serves to its end. Of several processes one refreshes, and the others take what it got: a refresh token that is used twice ends the
+// session at many issuers.
 func (s *Store) Fresh(ctx context.Context, now time.Time, margin time.Duration) (Session, error) {
 	if _, err := os.Lstat(s.path(sessionFile)); errors.Is(err, fs.ErrNotExist) {
 		return Session{}, ErrNoSession
