@@ -8,6 +8,8 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -100,6 +102,32 @@ func TestAWorkloadTokenServesOnce(t *testing.T) {
 	s.refused(call(t, token, s.request(owner.PublicKey(), nil), owner, ca.RequestNamespace), ca.Unauthenticated, "serves once", 1)
 }
 
+// However many keys race for a token that is not bound, one of them gets it.
+func TestOneKeyGetsATokenThatIsNotBound(t *testing.T) {
+	for _, kind := range []ca.CallerKind{ca.Person, ca.Workload} {
+		s := newStand(t)
+		token := s.token(identify("alice", kind), nil)
+		var wg sync.WaitGroup
+		var won atomic.Int64
+		for range 16 {
+			signer := newSigner(t)
+			c := call(t, token, s.request(signer.PublicKey(), nil), signer, ca.RequestNamespace)
+			wg.Go(func() {
+				issued, err := s.Issue(t.Context(), c)
+				if issued != nil {
+					won.Add(1)
+				} else if ca.KindOf(err) != ca.Unauthenticated {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if won.Load() != 1 || s.signer.signed.Load() != 1 || s.log.size() != 16 {
+			t.Errorf("%v: %d keys got a certificate, %d signatures, %d records", kind, won.Load(), s.signer.signed.Load(), s.log.size())
+		}
+	}
+}
+
 // softSK signs as a security key does (PROTOCOL.u2f).
 type softSK struct {
 	private ed25519.PrivateKey
@@ -166,6 +194,16 @@ func TestPossession(t *testing.T) {
 		{"with a token that nobody is bound to", func(s *stand, c *ca.Call, p *pb.Possession) {
 			c.Token, p.TokenNonce = s.token(identify("bob", ca.Person), nil), nil
 		}, 0, ""},
+		{"with the token of a device login that another key used", func(s *stand, c *ca.Call, p *pb.Possession) {
+			first := newSigner(s.t)
+			c.Token, p.TokenNonce = s.token(identify("bob", ca.Person), nil), nil
+			s.issued(call(s.t, c.Token, s.request(first.PublicKey(), nil), first, ca.RequestNamespace))
+		}, ca.Unauthenticated, "first used with another key"},
+		{"with the token of a workload that another key used", func(s *stand, c *ca.Call, p *pb.Possession) {
+			first := newSigner(s.t)
+			c.Token, p.TokenNonce = s.token(identify("ci", ca.Workload), nil), nil
+			s.issued(call(s.t, c.Token, s.request(first.PublicKey(), nil), first, ca.RequestNamespace))
+		}, ca.Unauthenticated, "serves once"},
 		{"with a forged token", func(_ *stand, c *ca.Call, _ *pb.Possession) { c.Token = "forged" }, ca.Unauthenticated, "does not verify"},
 	} {
 		t.Run(row.name, func(t *testing.T) {

@@ -59,6 +59,9 @@ type Log interface {
 	Earlier(ctx context.Context, c Caller, r Request) (*Recorded, error)
 	// BoundKeys returns the SHA-256 digests of the keys that decisions bound to this identity's sign-in (auth_time) before.
 	BoundKeys(ctx context.Context, c Caller) ([][32]byte, error)
+	// TokenKey returns the SHA-256 digest of the key that used this very token first, if the token is not bound; nil if it is
+	// bound or was not used.
+	TokenKey(ctx context.Context, c Caller) (*[32]byte, error)
 	// SignatureFailed records that the grant at index could not be signed.
 	SignatureFailed(ctx context.Context, index uint64, authority string, cause error) error
 }

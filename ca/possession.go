@@ -166,7 +166,7 @@ func (c *CA) bind(ctx context.Context, caller Caller, key []byte, random []byte)
 	}
 	switch {
 	case caller.Identity.Kind == Workload:
-		return false, nil // serves once, which the log settles
+		return false, c.firstUse(ctx, caller, key)
 	case caller.Token.Nonce != "":
 		if len(random) == 0 || subtle.ConstantTimeCompare([]byte(TokenNonce(random, key)), []byte(caller.Token.Nonce)) != 1 {
 			return false, Errorf(Unauthenticated, "this ID token is bound to another key: sign in again with the key that you use")
@@ -183,7 +183,20 @@ func (c *CA) bind(ctx context.Context, caller Caller, key []byte, random []byte)
 	if len(keys) > 0 {
 		return false, Errorf(Unauthenticated, "this sign-in is bound to another key: sign in again with the key that you use")
 	}
-	return false, nil
+	return false, c.firstUse(ctx, caller, key)
+}
+
+// firstUse refuses a token that is not bound if another key used it first. Whether it may be used at all, or once more, the log
+// settles in the transaction of the record; this also covers what leaves no record.
+func (c *CA) firstUse(ctx context.Context, caller Caller, key []byte) error {
+	first, err := c.Log.TokenKey(ctx, caller)
+	if err != nil {
+		return unavailable(err)
+	}
+	if first != nil && *first != sha256.Sum256(key) {
+		return tokenUsed(caller)
+	}
+	return nil
 }
 
 // malformed classifies the error of a parser of ours that did not say what it is.

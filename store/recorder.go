@@ -108,6 +108,20 @@ func (r *Recorder) BoundKeys(ctx context.Context, c ca.Caller) ([][32]byte, erro
 	return keys, nil
 }
 
+// TokenKey implements ca.Log.
+func (r *Recorder) TokenKey(ctx context.Context, c ca.Caller) (*[32]byte, error) {
+	value, err := r.value(ctx, string(audit.TokenFact(c.Token.Digest[:])))
+	switch {
+	case err != nil:
+		return nil, unavailable(err)
+	case value == nil:
+		return nil, nil
+	case len(value) != 32:
+		return nil, fmt.Errorf("look up the key of a token: its fact has %d bytes", len(value))
+	}
+	return (*[32]byte)(value), nil
+}
+
 // SignatureFailed implements ca.Log.
 func (r *Recorder) SignatureFailed(ctx context.Context, index uint64, authority string, cause error) error {
 	return r.append(ctx, &audit.Event{Event: &pb.Record_SignatureFailed{SignatureFailed: &pb.SignatureFailed{

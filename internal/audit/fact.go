@@ -119,7 +119,8 @@ func IsNonceFact(key []byte) bool { return bytes.HasPrefix(key, []byte(noncePref
 // IsTokenFact says whether key is that of the first use of a token.
 func IsTokenFact(key []byte) bool { return bytes.HasPrefix(key, []byte(tokenPrefix)) }
 
-func tokenFact(digest []byte) []byte { return key(tokenPrefix, digest) }
+// TokenFact is the key of the first use of a token that is not bound, whose value is the digest of the key that used it.
+func TokenFact(digest []byte) []byte { return key(tokenPrefix, digest) }
 
 // BoundPrefix is what the keys of the facts begin with that say which keys were bound to a sign-in. The rest of such a key is
 // the SHA-256 of the bound key.

@@ -57,7 +57,7 @@ func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
 	})
 	switch workload := c.GetKind() == pb.CallerKind_CALLER_KIND_WORKLOAD; {
 	case workload || !token.GetBound():
-		f := Fact{Key: tokenFact(token.GetDigest()), Value: asked.GetKey(), Rule: Same, Expires: wholeSeconds(token.GetExpiresAt(), tokenMemory)}
+		f := Fact{Key: TokenFact(token.GetDigest()), Value: asked.GetKey(), Rule: Same, Expires: wholeSeconds(token.GetExpiresAt(), tokenMemory)}
 		if workload {
 			f.Rule = New
 		}
