@@ -141,14 +141,13 @@ func edits(name, pattern string) int {
 		row := make([]int, len(pattern)+1)
 		row[0] = i + 1
 		for j := range len(pattern) {
-			switch {
-			case pattern[j] == '*':
+			if pattern[j] == '*' {
 				row[j+1] = min(row[j], above[j+1])
 				continue
-			case pattern[j] == '?' || pattern[j] == name[i]:
-				row[j+1] = above[j]
-			default:
-				row[j+1] = above[j] + 1
+			}
+			row[j+1] = above[j]
+			if pattern[j] != '?' && pattern[j] != name[i] {
+				row[j+1]++
 			}
 			row[j+1] = min(row[j+1], row[j]+1, above[j+1]+1)
 			if i > 0 && j > 0 && name[i] == pattern[j-1] && name[i-1] == pattern[j] {

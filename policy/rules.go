@@ -99,7 +99,7 @@ func (c *compiler) require(it item, d *ruleDraft) {
 }
 
 func (c *compiler) grant(it item, d *ruleDraft) {
-	g := &d.rule.grant
+	g := &d.grant
 	d.grantItem, d.scopeItem = it, it
 	timed := false
 	g.scope, g.extensions = ca.ScopeAny, []ca.Extension{ca.PermitPTY}
