@@ -94,6 +94,7 @@ func group(use, short string, commands ...*cobra.Command) *cobra.Command {
 
 func unknownCommand(cmd *cobra.Command, name string) error {
 	err := fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+name)
+	cmd.SuggestionsMinimumDistance = 2 // cobra's own default, which it sets too late for us
 	if near := cmd.SuggestionsFor(name); len(near) > 0 {
 		return &failure{exit: exitUsage, err: err, hint: cmd.CommandPath() + " " + near[0]}
 	}

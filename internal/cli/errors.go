@@ -57,7 +57,9 @@ func (a *app) report(ctx context.Context, err error) int {
 	if ctx.Err() != nil || errors.Is(err, context.Canceled) {
 		f = &failure{exit: exitInterrupted, err: errors.New("interrupted")}
 	}
-	fmt.Fprintln(a.err, bold(a.err, "hallpass:"), plain(f.Error()))
+	if f.Error() != "" {
+		fmt.Fprintln(a.err, bold(a.err, "hallpass:"), plain(f.Error()))
+	}
 	if f.hint != "" {
 		fmt.Fprintln(a.err, bold(a.err, "hint:"), plain(f.hint))
 	}
@@ -74,9 +76,6 @@ func classify(err error) *failure {
 	}
 	reason, ok := errors.AsType[*ca.Error](err)
 	if !ok {
-		if strings.HasPrefix(err.Error(), "required flag") {
-			return &failure{exit: exitUsage, err: err, hint: "add --help to the command"}
-		}
 		return &failure{exit: exitFailed, err: err}
 	}
 	f := &failure{exit: exitFailed, err: err}

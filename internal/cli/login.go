@@ -37,6 +37,9 @@ fresh, lives in your ssh-agent for 12 hours and never rests on a disk; with no a
 		Example: "  hallpass login --server ca.example.com:8443\n  hallpass login --key ~/.ssh/id_ed25519_sk.pub",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if f.device && f.noBrowser {
+				return usageError(cmd, errors.New("--device needs no browser on this machine: leave out --no-browser"))
+			}
 			return a.login(cmd.Context(), f)
 		},
 	}
@@ -46,8 +49,6 @@ fresh, lives in your ssh-agent for 12 hours and never rests on a disk; with no a
 	flags.BoolVar(&f.fresh, "fresh", false, "have the identity provider ask anew, even if it knows you")
 	flags.StringVar(&f.issuer, "issuer", "", "name of the identity provider, if the CA knows several (HALLPASS_ISSUER)")
 	flags.StringVar(&f.key, "key", "", "public key file of your own key, in your agent or beside it (HALLPASS_KEY)")
-	cmd.MarkFlagsMutuallyExclusive("device", "no-browser")
-	cmd.MarkFlagsMutuallyExclusive("device", "fresh")
 	return cmd
 }
 

@@ -125,7 +125,7 @@ func (a *app) sessionAddress(s login.Session) (client.Address, error) {
 	if err != nil {
 		return address, err
 	}
-	if address.String() != s.Server {
+	if own, err := client.ParseAddress(s.Server); err != nil || own.String() != address.String() {
 		return address, errSignIn(fmt.Sprintf("signed in at %s, not at %s", s.Server, address))
 	}
 	return address, nil
