@@ -26,25 +26,25 @@ func testTime(t *testing.T, l *log) {
 	}
 	last := l.clock.Now()
 	l.clock.Move(-time.Minute)
-	index, err := l.Append(t.Context(), refused("a minute back"))
+	index, err := l.Append(t.Context(), Refused("a minute back"))
 	if err != nil || at(index) != last {
 		t.Errorf("a minute back: error %v, want the time of the record before", err)
 	}
 	l.clock.Move(-4*time.Minute - time.Second)
-	if _, err := l.Append(t.Context(), refused("too far back")); !errors.Is(err, store.ErrUnavailable) {
+	if _, err := l.Append(t.Context(), Refused("too far back")); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("more than five minutes back: error %v, want %v", err, store.ErrUnavailable)
 	}
 	l.clock.Move(24 * time.Hour)
-	index, err = l.Append(t.Context(), refused("a day ahead"))
+	index, err = l.Append(t.Context(), Refused("a day ahead"))
 	if err != nil || at(index) != l.clock.Now() {
 		t.Errorf("a day ahead: error %v, want the time of the clock", err)
 	}
 	l.clock.Move(-24 * time.Hour)
-	if _, err := l.Append(t.Context(), refused("a day back")); !errors.Is(err, store.ErrUnavailable) {
+	if _, err := l.Append(t.Context(), Refused("a day back")); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("a day back: error %v, want %v", err, store.ErrUnavailable)
 	}
 	l.clock.Move(24*time.Hour + 1500*time.Nanosecond)
-	index, err = l.Append(t.Context(), refused("right again"))
+	index, err = l.Append(t.Context(), Refused("right again"))
 	if err != nil || at(index) != l.clock.Now().Truncate(time.Microsecond) {
 		t.Errorf("right again: error %v, time %s", err, at(index))
 	}
@@ -54,7 +54,7 @@ func testCancelled(t *testing.T, l *log) {
 	before := len(Records(t, l))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := l.Append(ctx, refused("nobody waits")); !errors.Is(err, context.Canceled) {
+	if _, err := l.Append(ctx, Refused("nobody waits")); !errors.Is(err, context.Canceled) {
 		t.Errorf("append: error %v, want %v", err, context.Canceled)
 	}
 	if err := l.Wait(ctx, 1<<40); !errors.Is(err, context.Canceled) {
@@ -99,7 +99,7 @@ func testFollow(t *testing.T, l *log) {
 		followed <- nil
 	}()
 	for i := range n {
-		if _, err := l.Append(t.Context(), refused(fmt.Sprint(i))); err != nil {
+		if _, err := l.Append(t.Context(), Refused(fmt.Sprint(i))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -120,7 +120,7 @@ func testReopen(t *testing.T, l *log) {
 		if err := l.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := l.Append(t.Context(), refused("closed")); !errors.Is(err, store.ErrUnavailable) {
+		if _, err := l.Append(t.Context(), Refused("closed")); !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("append to a closed log: error %v, want %v", err, store.ErrUnavailable)
 		}
 		l.Store = l.reopen()
@@ -241,7 +241,7 @@ func testFacts(t *testing.T, l *log) {
 func testBlobs(t *testing.T, l *log) {
 	blob := []byte("the same twice")
 	for range 2 {
-		entry := refused("with a blob")
+		entry := Refused("with a blob")
 		entry.Blobs = [][]byte{blob, blob, {}}
 		if _, err := l.Append(t.Context(), entry); err != nil {
 			t.Fatal(err)
@@ -255,7 +255,7 @@ func testBlobs(t *testing.T, l *log) {
 	if _, err := l.Blob(t.Context(), audit.Digest([]byte("never stored"))); !errors.Is(err, store.ErrNotFound) {
 		t.Errorf("a blob that is not there: error %v, want %v", err, store.ErrNotFound)
 	}
-	failing := refused("")
+	failing := Refused("")
 	failing.Build = func(store.Slot) ([]byte, error) { return nil, errors.New("no") }
 	failing.Blobs = [][]byte{[]byte("of an entry that failed")}
 	if _, err := l.Append(t.Context(), failing); err == nil {

@@ -203,8 +203,8 @@ func sequence(records [][]byte) iter.Seq2[[]byte, error] {
 	}
 }
 
-// refused is an entry that says nothing but that a policy did not load.
-func refused(message string) store.Entry {
+// Refused is an entry that says nothing but that a policy did not load.
+func Refused(message string) store.Entry {
 	return store.Entry{Build: func(slot store.Slot) ([]byte, error) {
 		return slot.Marshal(&audit.Event{Event: &pb.Record_PolicyRefused{PolicyRefused: &pb.PolicyRefused{Message: message}}})
 	}}
@@ -231,7 +231,7 @@ func testReadBack(t *testing.T, l *log) {
 	var want [][]byte
 	for i := range 20 {
 		var built []byte
-		entry := refused(fmt.Sprintf("message %d", i))
+		entry := Refused(fmt.Sprintf("message %d", i))
 		build := entry.Build
 		entry.Build = func(slot store.Slot) (record []byte, err error) {
 			built, err = build(slot)
@@ -283,7 +283,7 @@ func testFailsAlone(t *testing.T, l *log) {
 	if after := len(Records(t, l)); after != before {
 		t.Errorf("%d records after failures, %d before", after, before)
 	}
-	if index, err := l.Append(t.Context(), refused("still alive")); err != nil || index != uint64(before) {
+	if index, err := l.Append(t.Context(), Refused("still alive")); err != nil || index != uint64(before) {
 		t.Errorf("append after failures: index %d, error %v", index, err)
 	}
 }
@@ -291,13 +291,13 @@ func testFailsAlone(t *testing.T, l *log) {
 func otherSlot(change func(*store.Slot)) func(store.Slot) ([]byte, error) {
 	return func(slot store.Slot) ([]byte, error) {
 		change(&slot)
-		return refused("elsewhere").Build(slot)
+		return Refused("elsewhere").Build(slot)
 	}
 }
 
 // newer appends a field that no version 1 has.
 func newer(slot store.Slot) ([]byte, error) {
-	record, err := refused("from the future").Build(slot)
+	record, err := Refused("from the future").Build(slot)
 	return append(record, 0xf8, 0x3f, 1), err
 }
 
@@ -308,7 +308,7 @@ func testCrowd(t *testing.T, l *log) {
 	var wg sync.WaitGroup
 	for i := range n {
 		wg.Go(func() {
-			entry := refused("fine")
+			entry := Refused("fine")
 			if i%3 == 0 {
 				entry.Build = func(store.Slot) ([]byte, error) { return nil, errors.New("no") }
 			}
@@ -347,7 +347,7 @@ func testExpect(t *testing.T, l *log) {
 		{"nothing where nothing is", store.Version{Key: []byte("none")}, nil},
 		{"something where nothing is", store.Version{Key: []byte("none"), Value: []byte{}}, store.ErrExpect},
 	} {
-		entry := refused(tt.name)
+		entry := Refused(tt.name)
 		entry.Expect = []store.Version{tt.expect}
 		if _, err := l.Append(t.Context(), entry); !errors.Is(err, tt.want) {
 			t.Errorf("%s: error %v, want %v", tt.name, err, tt.want)

@@ -1,0 +1,296 @@
+package bolt_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
+	"github.com/hallpass-ssh/hallpass/store"
+	"github.com/hallpass-ssh/hallpass/store/bolt"
+	"github.com/hallpass-ssh/hallpass/store/storetest"
+	"go.etcd.io/bbolt"
+)
+
+// filled returns the path of a closed log with some records, and these.
+func filled(t testing.TB, cfg bolt.Config, clock *storetest.Clock) (path string, records [][]byte) {
+	t.Helper()
+	path = newPath(t)
+	s := create(t, path, cfg)
+	f := storetest.NewFixture(t, s, clock.Now)
+	for i := range 160 {
+		if _, err := f.Record(t, f.Grant(t, fmt.Sprint("user", i%7))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	records = storetest.Records(t, s)
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return path, records
+}
+
+// TestDamage flips one byte of the file at a time: the log is refused, or it says which record is wrong, or it is whole. It is
+// never shorter, and never silently another.
+func TestDamage(t *testing.T) {
+	clock := storetest.NewClock()
+	cfg := newConfig(t, clock.Now)
+	path, records := filled(t, cfg, clock)
+	good := read(t, path)
+	random := rand.New(rand.NewPCG(1, 2))
+	outcomes := map[string]int{}
+	for range 250 {
+		bad := bytes.Clone(good)
+		at := random.IntN(len(bad))
+		bad[at] ^= byte(1 + random.IntN(255))
+		damaged := newPath(t)
+		write(t, damaged, bad)
+		outcome, err := inspect(t, damaged, cfg, records)
+		if err != nil {
+			t.Errorf("byte %d: %v", at, err)
+		}
+		outcomes[outcome]++
+	}
+	if outcomes["refused"] == 0 || outcomes["found by the verifier"] == 0 {
+		t.Errorf("outcomes: %v", outcomes)
+	}
+}
+
+// inspect returns what becomes of a damaged log, or in which way it deceives.
+func inspect(t *testing.T, path string, cfg bolt.Config, want [][]byte) (string, error) {
+	s, err := bolt.Open(path, cfg)
+	if err != nil {
+		return "refused", nil
+	}
+	defer s.Close()
+	checkpoint, err := s.Checkpoint(t.Context())
+	if err != nil {
+		return "unreadable", nil
+	}
+	got, err := s.Records(t.Context(), 0, len(want)+10)
+	if err != nil {
+		return "unreadable", nil
+	}
+	_, err = verify.Log(func(yield func([]byte, error) bool) {
+		for _, r := range got {
+			if !yield(r, nil) {
+				return
+			}
+		}
+	}, checkpoint, cfg.LogKey.Verifier())
+	if err != nil {
+		return "found by the verifier", nil
+	}
+	if len(got) != len(want) {
+		return "", fmt.Errorf("it verifies with %d records of %d", len(got), len(want))
+	}
+	for i := range want {
+		if !bytes.Equal(want[i], got[i]) {
+			return "", fmt.Errorf("it verifies with another record %d", i)
+		}
+	}
+	return "whole", nil
+}
+
+func TestOpenRefuses(t *testing.T) {
+	clock := storetest.NewClock()
+	cfg := newConfig(t, clock.Now)
+	path, _ := filled(t, cfg, clock)
+	good := read(t, path)
+	for _, tt := range []struct {
+		name string
+		make func(t *testing.T, path string) bolt.Config
+		want string
+	}{
+		{"a log that is not there", func(_ *testing.T, _ string) bolt.Config { return cfg }, "hallpassd init"},
+		{"the key of another log", func(t *testing.T, path string) bolt.Config {
+			write(t, path, good)
+			return newConfig(t, clock.Now)
+		}, "but the log key is that of the log"},
+		{"a log without key", func(t *testing.T, path string) bolt.Config {
+			write(t, path, good)
+			return bolt.Config{}
+		}, "no log key"},
+		{"a log that another daemon has open", func(t *testing.T, path string) bolt.Config {
+			write(t, path, good)
+			open(t, path, cfg)
+			return cfg
+		}, "another daemon has it open"},
+		{"a log that another daemon has open, in doubt", func(t *testing.T, path string) bolt.Config {
+			write(t, path, good)
+			open(t, path, cfg)
+			write(t, path+".suspect", nil)
+			return cfg
+		}, "another daemon has it open"},
+		{"an empty file", func(t *testing.T, path string) bolt.Config {
+			write(t, path, nil)
+			return cfg
+		}, "beginning"},
+		{"a file of something else", func(t *testing.T, path string) bolt.Config {
+			write(t, path, bytes.Repeat([]byte("log\n"), 10_000))
+			return cfg
+		}, "not valid"},
+		{"a file that was cut off", func(t *testing.T, path string) bolt.Config {
+			write(t, path, good[:len(good)/2])
+			return cfg
+		}, "bytes and should have"},
+		{"a file that was cut off, in doubt", func(t *testing.T, path string) bolt.Config {
+			write(t, path, good[:len(good)/2])
+			write(t, path+".suspect", nil)
+			return cfg
+		}, "bytes and should have"},
+		{"a log of a newer program", func(t *testing.T, path string) bolt.Config {
+			write(t, path, good)
+			edit(t, path, func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte{audit.Format + 1})
+			})
+			return cfg
+		}, "use a newer program"},
+		{"a log without its newest record", func(t *testing.T, path string) bolt.Config {
+			write(t, path, good)
+			edit(t, path, func(tx *bbolt.Tx) error {
+				c := tx.Bucket([]byte("records")).Cursor()
+				c.Last()
+				return c.Delete()
+			})
+			return cfg
+		}, "records are missing"},
+		{"a log whose newest record was changed", func(t *testing.T, path string) bolt.Config {
+			write(t, path, good)
+			edit(t, path, func(tx *bbolt.Tx) error {
+				b := tx.Bucket([]byte("records"))
+				k, v := b.Cursor().Last()
+				return b.Put(k, bytes.Replace(v, []byte("ticket 4711"), []byte("ticket 4712"), 1))
+			})
+			return cfg
+		}, "not what was hashed"},
+		{"a log whose checkpoint is an older one", func(t *testing.T, path string) bolt.Config {
+			write(t, path, good)
+			old, err := cfg.LogKey.Sign(audit.Checkpoint{LogID: cfg.LogKey.ID(), Size: 3})
+			if err != nil {
+				t.Fatal(err)
+			}
+			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("checkpoint"), old) })
+			return cfg
+		}, "do not lead to the root hash"},
+		{"a database of another program", func(t *testing.T, path string) bolt.Config {
+			edit(t, path, func(tx *bbolt.Tx) error {
+				_, err := tx.CreateBucket([]byte("other"))
+				return err
+			})
+			return cfg
+		}, "it is no log"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			path := newPath(t)
+			cfg := tt.make(t, path)
+			before, _ := os.ReadFile(path)
+			s, err := bolt.Open(path, cfg)
+			if err == nil {
+				s.Close()
+				t.Fatal("it was opened")
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("error %q, want one with %q", err, tt.want)
+			}
+			if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
+				t.Error("the file was changed")
+			}
+		})
+	}
+}
+
+// TestRebuildRefuses shows that a damaged log is not taken over into a fresh file.
+func TestRebuildRefuses(t *testing.T) {
+	clock := storetest.NewClock()
+	cfg := newConfig(t, clock.Now)
+	path, _ := filled(t, cfg, clock)
+	edit(t, path, func(tx *bbolt.Tx) error {
+		b, key := tx.Bucket([]byte("records")), []byte{0, 0, 0, 0, 0, 0, 0, 9}
+		return b.Put(key, bytes.Replace(b.Get(key), []byte("deploy"), []byte("myself"), 1))
+	})
+	write(t, path+".suspect", nil)
+	before := read(t, path)
+	if _, err := bolt.Open(path, cfg); err == nil || !strings.Contains(err.Error(), "root hash") {
+		t.Errorf("error %v, want one about the root hash", err)
+	}
+	if !bytes.Equal(before, read(t, path)) {
+		t.Error("the file was changed")
+	}
+	if _, err := os.Stat(path + ".suspect"); err != nil {
+		t.Errorf("the marker is gone: %v", err)
+	}
+}
+
+// TestRebuildMendsFacts shows that a fresh file has the facts that follow from the records, not those that were stored.
+func TestRebuildMendsFacts(t *testing.T) {
+	clock := storetest.NewClock()
+	cfg := newConfig(t, clock.Now)
+	path, records := filled(t, cfg, clock)
+	edit(t, path, func(tx *bbolt.Tx) error {
+		b := tx.Bucket([]byte("facts"))
+		k, _ := b.Cursor().Seek([]byte("nonce/"))
+		return b.Delete(k)
+	})
+	write(t, path+".suspect", nil)
+	s := open(t, path, cfg)
+	storetest.Check(t, s)
+	if got := len(storetest.Records(t, s)); got != len(records) {
+		t.Errorf("%d records, want %d", got, len(records))
+	}
+}
+
+func TestCreateRefusesWhatExists(t *testing.T) {
+	clock := storetest.NewClock()
+	cfg := newConfig(t, clock.Now)
+	path, _ := filled(t, cfg, clock)
+	before := read(t, path)
+	if _, err := bolt.Create(path, cfg); err == nil || !strings.Contains(err.Error(), "never made over another") {
+		t.Errorf("error %v, want a refusal", err)
+	}
+	if !bytes.Equal(before, read(t, path)) {
+		t.Error("the file was changed")
+	}
+}
+
+// TestAppendAfterClose shows that whoever waits when the log closes gets an answer.
+func TestAppendAfterClose(t *testing.T) {
+	clock := storetest.NewClock()
+	s := create(t, newPath(t), newConfig(t, clock.Now))
+	answers := make(chan error)
+	for range 100 {
+		go func() {
+			_, err := s.Append(t.Context(), storetest.Refused("while it closes"))
+			answers <- err
+		}()
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for range 100 {
+		if err := <-answers; err != nil && !errors.Is(err, store.ErrUnavailable) {
+			t.Errorf("error %v, want none or %v", err, store.ErrUnavailable)
+		}
+	}
+}
+
+// edit changes a log behind its back.
+func edit(t testing.TB, path string, change func(*bbolt.Tx) error) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: page})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Update(change); err != nil {
+		t.Fatal(err)
+	}
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
