@@ -1,0 +1,27 @@
+// Package conformance holds what OpenSSH makes of certificates, cell by cell: what a real sshd accepts and what it refuses, why
+// by its own log, and that Hallpass never issues what sshd accepts and should not.
+//
+// Each cell runs twice. First a crafted certificate, laid out byte by byte, pins what sshd does; a row of a table is one cell.
+// Then, for the cells of TestCoreRefuses, a hostile policy or a hostile caller asks the core for the same property. The core
+// refuses: with its kind of error, one record, no certificate in the log and no signature.
+//
+// The first letter of a cell says what the server trusts:
+//
+//	U  TrustedUserCAKeys, and no principals file
+//	K  the same, with keys on security keys (sk-ssh-ed25519, sk-ecdsa)
+//	A  authorized_keys with cert-authority
+//	P  AuthorizedPrincipalsFile or AuthorizedPrincipalsCommand
+//
+// A letter after the number marks a neighbour of the cell with that number. "accept" says that sshd lets the certificate in,
+// whatever becomes of the command; a permission that it lacks shows in what is printed. The expectations are those of OpenSSH
+// 9.2p1 as Debian 12 ships it. Some are known to differ elsewhere:
+//
+//	A05, A06, A09  accepted by OpenSSH up to 10.2 without the fix of CVE-2026-35414, which Debian's has
+//	A11            refused from OpenSSH 10.3 on (CVE-2024-7594): no principals no longer mean any user
+//
+// And these were decided by observation: a window includes its ValidAfter and excludes its ValidBefore (U21b, U23, U24);
+// without their extensions agents and ports are not forwarded and ~/.ssh/rc is not run, while the login itself stands (U67b,
+// U68b, U70b); sshd does not mind an extension that is there twice, nor the reserved field (U33c, U57d).
+//
+// As root the cells log in as an account that only the sshd of the test sees; otherwise as the current user.
+package conformance
