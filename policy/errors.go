@@ -114,6 +114,9 @@ func (s *source) excerpt(p place) string {
 
 // didYouMean returns a hint that names the candidate nearest to name, or nothing if none is near.
 func didYouMean(name string, candidates []string) string {
+	if len(name) > 100 {
+		return ""
+	}
 	best, distance := "", max(len(name)/3, 1)+1
 	for _, c := range slices.Sorted(slices.Values(candidates)) {
 		if d := edits(name, c); d < distance {
