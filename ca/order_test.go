@@ -3,7 +3,9 @@ package ca_test
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -71,6 +73,35 @@ func TestTheSameBytesLeadToTheSameOutcome(t *testing.T) {
 	s.refused(c, ca.Denied, "not today", 1)
 	s.setRules(&rules{decide: grant(ca.Grant{Logins: []string{"deploy"}, Scope: ca.ScopeAny, TTL: time.Hour})})
 	s.refused(c, ca.Denied, "not today", 0)
+}
+
+func TestARecordIsNotSignedByAnotherKeyThanItNames(t *testing.T) {
+	s := newStand(t)
+	c := s.ask()
+	s.issued(c)
+	replaced, _ := fileAuthority(t, "default")
+	s.Authorities["default"] = replaced
+	_, err := s.Issue(t.Context(), c)
+	wantError(t, err, ca.Unavailable, "another CA key")
+}
+
+func TestTheAddressOfAPeerIsNotTheCallersToChoose(t *testing.T) {
+	s := newStand(t, func(c *ca.CA) {
+		c.Parse = func(signed []byte) (ca.Request, error) {
+			r, err := parseRequest(signed)
+			r.SourceIP, r.Digest = netip.MustParseAddr("127.0.0.1"), [32]byte{1}
+			return r, err
+		}
+	})
+	s.setRules(&rules{decide: func(q ca.Question) ca.Decision {
+		return ca.Decision{Outcome: ca.Deny, Message: q.Request.SourceIP.String()}
+	}})
+	c := s.ask()
+	c.SourceIP = netip.MustParseAddr("192.0.2.1")
+	s.refused(c, ca.Denied, "192.0.2.1", 1)
+	if got := s.log.last().attempt.Request.Digest; got != sha256.Sum256(c.Signed) {
+		t.Errorf("recorded digest %x", got)
+	}
 }
 
 func TestTheSameNonceWithOtherBytesIsRefused(t *testing.T) {
