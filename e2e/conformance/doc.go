@@ -1,9 +1,7 @@
-// Package conformance holds what OpenSSH makes of certificates, cell by cell: what a real sshd accepts and what it refuses, why
-// by its own log, and that Hallpass never issues what sshd accepts and should not.
+// Package conformance holds what OpenSSH makes of certificates, cell by cell: what a real sshd accepts and what it refuses, and
+// why by its own log.
 //
-// Each cell runs twice. First a crafted certificate, laid out byte by byte, pins what sshd does; a row of a table is one cell.
-// Then, for the cells of TestCoreRefuses, a hostile policy or a hostile caller asks the core for the same property. The core
-// refuses: with its kind of error, one record, no certificate in the log and no signature.
+// A row of a table is one cell: a certificate, crafted byte by byte, and what sshd does with it.
 //
 // The first letter of a cell says what the server trusts:
 //

@@ -171,6 +171,11 @@ func offer(t testing.TB, s *sshd.Server, key identity, certType string, wire []b
 		}
 		r.Accepted = true
 		return client.Close()
+	}, func(line string) bool {
+		if r.Accepted { // sshd does not say that somebody hung up
+			return strings.HasPrefix(line, "Accepted publickey for ")
+		}
+		return strings.HasPrefix(line, "Connection closed by authenticating user ")
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -24,7 +24,7 @@ var layers = [][]string{
 
 // Fixtures speak real protocols for tests and for development. They may import everything but mains; no part of the product may
 // import them.
-var fixtures = []string{"e2e", "internal/archtest", "internal/devidp", "internal/devidp/*", "internal/fixture", "internal/fixture/*", "store/storetest"}
+var fixtures = []string{"e2e", "e2e/*", "internal/archtest", "internal/devidp", "internal/devidp/*", "internal/fixture", "internal/fixture/*", "store/storetest"}
 
 // developmentMain is the one program that is not shipped, and so may use fixtures.
 const developmentMain = "cmd/hallpass-devidp"
