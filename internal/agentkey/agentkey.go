@@ -196,6 +196,12 @@ func (f Folder) Remove(ctx context.Context) error {
 // Public returns the public key of the sign-in. The error is os.ErrNotExist if there is none.
 func (f Folder) Public() (ssh.PublicKey, error) { return readPublic(f.publicFile()) }
 
+// IsSecurityKey tells whether the key of the sign-in is an sk key (PROTOCOL.u2f).
+func (f Folder) IsSecurityKey() bool {
+	key, err := f.Public()
+	return err == nil && strings.HasPrefix(key.Type(), "sk-")
+}
+
 // Held tells whether the private half of key is in the agent or in the file. The error is ErrGone if it is in neither.
 func (f Folder) Held(ctx context.Context, key ssh.PublicKey) error {
 	if _, err := os.Stat(f.Identity()); err == nil || agentHolds(ctx, f.Socket, key) {

@@ -92,7 +92,7 @@ func (r *recordJSON) describe(record *pb.Record, event protoreflect.Message) {
 		r.Message = fmt.Sprintf("%d refusals", e.GetCount())
 	case *pb.AccessRefused:
 		r.Who = e.GetCaller().GetSubject()
-		r.Message = e.GetMethod() + ": " + e.GetRefusal().GetMessage()
+		r.Message = e.GetRefusal().GetMessage()
 	case *pb.StrangersCounted:
 		var counts []string
 		for _, c := range e.GetCounts() {

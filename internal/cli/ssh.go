@@ -55,11 +55,11 @@ func (a *app) ssh(ctx context.Context, args []string, w wish) error {
 	if err := a.ensure(ctx, t, w, "hallpass ssh"); err != nil {
 		return err
 	}
-	return replace("ssh", append([]string{
-		"-o", "CertificateFile=" + sshQuote(c.file(t)),
-		"-o", "IdentityFile=" + sshQuote(c.keys().Identity()),
-		"-o", "IdentitiesOnly=yes",
-	}, args...))
+	var options []string
+	for _, line := range append(c.sshOptions(), "IdentitiesOnly yes") {
+		options = append(options, "-o", line)
+	}
+	return replace("ssh", append(options, args...))
 }
 
 // resolve asks ssh which login and host its arguments mean: aliases, HostName, User and CanonicalizeHostname are its business.
@@ -83,9 +83,4 @@ func resolve(ctx context.Context, args []string) (target, error) {
 		}
 	}
 	return newTarget(login, host)
-}
-
-// sshQuote makes path one argument of a line of ssh_config, without tokens.
-func sshQuote(path string) string {
-	return `"` + strings.ReplaceAll(path, "%", "%%") + `"`
 }

@@ -5,15 +5,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 )
 
-// hostPattern is what a host pattern of the CA may be. It goes into a line that ssh obeys, so nothing else does.
-var hostPattern = regexp.MustCompile(`^[a-z0-9.*?-]{1,253}$`)
+// hostPatternBytes are what a host pattern of the CA may hold. It goes into a line that ssh obeys, so nothing else does.
+const hostPatternBytes = "abcdefghijklmnopqrstuvwxyz0123456789.*?-"
 
 // defaultIdentities are the keys that ssh tries by itself, in its order, until a configuration names one.
 var defaultIdentities = []string{"id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk"}
@@ -74,16 +73,16 @@ func globQuote(path string) string {
 // "Match final" sees the HostName and User that all other lines came to; a plain "Match host" at the top would not. The key is
 // named without ".pub": ssh finds its public half beside it, and its private half in the agent or, without one, right there.
 // Naming any IdentityFile ends ssh's search for the default ones, so those that exist follow.
-func block(program, dir string, patterns, identities []string) (string, error) {
+func block(program string, c certs, patterns, identities []string) (string, error) {
 	if len(patterns) == 0 {
 		return ownHeader + "# The CA knows no host yet.\n", nil
 	}
 	for _, p := range patterns {
-		if !hostPattern.MatchString(p) {
+		if p == "" || strings.Trim(p, hostPatternBytes) != "" {
 			return "", fmt.Errorf("the CA names hosts by %q, which cannot be written into an ssh configuration", plain(p))
 		}
 	}
-	for _, path := range []string{program, dir} {
+	for _, path := range []string{program, c.dir} {
 		if err := checkConfigPath(path); err != nil {
 			return "", err
 		}
@@ -91,12 +90,25 @@ func block(program, dir string, patterns, identities []string) (string, error) {
 	var b strings.Builder
 	b.WriteString(ownHeader)
 	fmt.Fprintf(&b, "Match final host \"%s\" exec \"%s match '%%h' '%%r'\"\n", strings.Join(patterns, ","), shellQuote(program))
-	fmt.Fprintf(&b, "    CertificateFile \"%s%c%%r@%%h-cert.pub\"\n", escapePercent(dir), filepath.Separator)
-	fmt.Fprintf(&b, "    IdentityFile \"%s%ckey\"\n", escapePercent(dir), filepath.Separator)
+	for _, line := range c.sshOptions() {
+		b.WriteString("    " + line + "\n")
+	}
 	for _, identity := range identities {
-		fmt.Fprintf(&b, "    IdentityFile %s\n", identity)
+		b.WriteString("    IdentityFile " + identity + "\n")
 	}
 	return b.String(), nil
+}
+
+// sshOptions are the lines that make ssh use the certificates of the folder. `hallpass ssh` gives the same, to the byte, so that
+// ssh takes those of the configuration for repetitions.
+func (c certs) sshOptions() []string {
+	dir := escapePercent(c.dir) + string(filepath.Separator)
+	options := []string{`CertificateFile "` + dir + `%r@%h-cert.pub"`, `IdentityFile "` + dir + `key"`}
+	// ssh-keygen and ssh-agent follow this variable by themselves; ssh, built with a provider of its own, does not.
+	if provider := os.Getenv("SSH_SK_PROVIDER"); provider != "" && checkConfigPath(provider) == nil && c.keys().IsSecurityKey() {
+		options = append(options, `SecurityKeyProvider "`+provider+`"`)
+	}
+	return options
 }
 
 func escapePercent(path string) string { return strings.ReplaceAll(path, "%", "%%") }
@@ -104,7 +116,7 @@ func escapePercent(path string) string { return strings.ReplaceAll(path, "%", "%
 // shellQuote makes path one word for the shell that runs "Match exec", after ssh expanded its tokens.
 func shellQuote(path string) string {
 	path = escapePercent(path)
-	if regexp.MustCompile(`^[A-Za-z0-9/._+-]+$`).MatchString(path) {
+	if strings.Trim(strings.ToLower(path), "abcdefghijklmnopqrstuvwxyz0123456789/._+-") == "" {
 		return path
 	}
 	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
@@ -138,7 +150,7 @@ func (s sshConfig) wanted(environments []*pb.Environment) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("find the home folder: %w", err)
 	}
-	return block(program, c.dir, hostPatterns(environments), identities(filepath.Join(home, ".ssh")))
+	return block(program, c, hostPatterns(environments), identities(filepath.Join(home, ".ssh")))
 }
 
 // self is the path of this program. The one that the user types is better than the one it links to, which may go away with
