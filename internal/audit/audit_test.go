@@ -144,7 +144,16 @@ func TestRefusalsAreAlwaysRecordable(t *testing.T) {
 		Login: "\xff\x00", Host: strings.Repeat("ä", 4000), Reason: strings.Repeat("x", 1<<20), Rule: "\xc3", TTL: -time.Hour,
 	}
 	a.Refusal.Message = "no such login: \xff"
+	long := strings.Repeat("\xff", 1<<20)
+	a.Policy = ca.PolicyRef{Revision: long}
+	a.Decision = ca.Decision{Outcome: ca.Deny, Rule: long, Message: long, Environment: ca.Environment{Name: long}}
+	for range 1000 {
+		a.Decision.Failed = append(a.Decision.Failed, ca.FailedRule{Rule: long, Message: long})
+	}
 	r := parse(t, marshal(t, audit.Decided(a, [32]byte{}, nil), 1))
+	if got := r.GetDecided().GetDecision().GetFailed(); len(got) != 11 || got[10].GetMessage() != "and 990 more" {
+		t.Errorf("%d failed rules, the last %v", len(got), got[len(got)-1])
+	}
 	if got := r.GetDecided().GetRefusal().GetMessage(); got != "no such login: \uFFFD" {
 		t.Errorf("message %q", got)
 	}

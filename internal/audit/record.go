@@ -16,8 +16,9 @@ const (
 	Version = 1
 	// Format is that of the stored log, which the genesis names.
 	Format = 1
-	// MaxRecord is the size of the largest record, in bytes. A usual one has less than 900.
-	MaxRecord = 64 << 10
+	// MaxRecord is the size of the largest record, in bytes. A usual one has less than 900; a refusal with all that fits into its
+	// texts, less than half of this.
+	MaxRecord = 256 << 10
 
 	// serialBits is how many bits of a serial count records; those above hold the epoch.
 	serialBits = 40

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"crypto/sha256"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -13,9 +14,13 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// maxText is the length of the longest text in a record, in bytes. What was granted is far shorter; what was refused may hold
-// anything.
-const maxText = 4096
+const (
+	// maxText is the length of the longest text in a record, in bytes. What was granted is far shorter; what was refused may hold
+	// anything.
+	maxText = 4096
+	// maxFailed is how many rules that failed are told of in a record. A policy may have thousands.
+	maxFailed = 10
+)
 
 // Decided is the event of an attempt. The to-be-signed bytes are those of a grant, nil for a refusal.
 func Decided(a *ca.Attempt, snapshot [32]byte, toBeSigned []byte) *Event {
@@ -154,7 +159,11 @@ func decisionToProto(d ca.Decision) *pb.Decision {
 		}
 		out.Needs = append(out.Needs, need)
 	}
-	for _, f := range d.Failed {
+	for i, f := range d.Failed {
+		if i == maxFailed {
+			out.Failed = append(out.Failed, &pb.FailedRule{Message: fmt.Sprintf("and %d more", len(d.Failed)-i)})
+			break
+		}
 		out.Failed = append(out.Failed, &pb.FailedRule{Rule: Text(f.Rule), Message: Text(f.Message)})
 	}
 	return out

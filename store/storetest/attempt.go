@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"net/netip"
 	"testing"
 	"time"
@@ -116,7 +117,7 @@ func (f *Fixture) Build(a *ca.Attempt) func(serial uint64) ([]byte, error) {
 		}
 		cert := &ssh.Certificate{
 			Nonce: make([]byte, 32), Key: a.Request.PublicKey, Serial: serial, CertType: ssh.UserCert,
-			KeyId: "hallpass1 s=" + a.Caller.Identity.Subject, ValidPrincipals: []string{a.Request.Login},
+			KeyId: fmt.Sprintf("hallpass1 i=%d s=%s r=%s p=%.12s", serial-1, a.Caller.Identity.Subject, a.Decision.Rule, a.Policy.Revision), ValidPrincipals: []string{a.Request.Login},
 			ValidAfter: uint64(a.Now.Unix()), ValidBefore: uint64(a.Now.Add(a.Decision.TTL).Unix()),
 			Permissions: ssh.Permissions{Extensions: map[string]string{"permit-pty": ""}}, SignatureKey: f.Authority,
 		}

@@ -348,3 +348,20 @@ func testEveryKind(t *testing.T, l *log) {
 		t.Errorf("%d records are about alice, want 4; error %v", len(found), err)
 	}
 }
+
+// testSize holds the record of a usual grant to a size of which four fit into a page of 4 KB that is filled to nine tenths.
+func testSize(t *testing.T, l *log) {
+	const limit = 890
+	l.Policy.Revision = "8f14e45fceea167a5a36dedd4bea2543c0ffee00"
+	l.load(t, l.Policy)
+	a := l.Grant(t, "00u1a2b3c4d5e6f7g8h9")
+	a.Request.Reason = "INC-20211: the primary does not answer, looking at its disks"
+	index := l.mustRecord(t, a)
+	records, err := l.Store.Records(t.Context(), index, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := len(records[0]); got >= limit {
+		t.Errorf("the record of a usual grant has %d bytes, want less than %d", got, limit)
+	}
+}

@@ -46,6 +46,7 @@ func Run(t *testing.T, b Backend) {
 		{"a grant needs a CA key that is listed", testListedKey},
 		{"the same attempt is found again with all it led to", testEarlier},
 		{"an unchanged identity has one snapshot", testSnapshots},
+		{"the record of a usual grant is small", testSize},
 		{"what is so already appends nothing", testAlreadySo},
 		{"every kind of record can be written", testEveryKind},
 		{"the time of the log never goes back", testTime},
