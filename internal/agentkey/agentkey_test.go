@@ -33,7 +33,12 @@ func startAgent(t testing.TB) string {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
+	t.Cleanup(func() {
+		if err := cmd.Process.Kill(); err != nil {
+			t.Error(err)
+		}
+		_ = cmd.Wait() // it was killed
+	})
 	for {
 		if conn, err := net.Dial("unix", socket); err == nil {
 			conn.Close()
@@ -292,7 +297,7 @@ func serveAgent(t testing.TB, a agent.Agent) string {
 			if err != nil {
 				return
 			}
-			agent.ServeAgent(a, conn)
+			_ = agent.ServeAgent(a, conn) // ends with the connection
 			conn.Close()
 		}
 	}()

@@ -53,9 +53,7 @@ func (a *app) root() *cobra.Command {
 	}
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
-		return usageError(cmd, err)
-	})
+	root.SetFlagErrorFunc(usageError)
 	flags := root.PersistentFlags()
 	flags.StringVar(&a.server, "server", "", "address of the CA, host:port or host:port#sha256:<pin> (HALLPASS_SERVER)")
 	flags.StringVar(&a.configFile, "config", "", "settings file (HALLPASS_CONFIG)")

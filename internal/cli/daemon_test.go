@@ -141,11 +141,12 @@ func (d *daemon) serve() (address string, stop func(), err error) {
 var daemons sync.Map
 
 func daemonOf(ts *testscript.TestScript) *daemon {
-	d, ok := daemons.Load(ts.Getenv("WORK"))
+	found, _ := daemons.Load(ts.Getenv("WORK"))
+	d, ok := found.(*daemon)
 	if !ok {
 		ts.Fatalf("no daemon was started")
 	}
-	return d.(*daemon)
+	return d
 }
 
 // daemonCommand is `daemon start`, `daemon stop`, `daemon deny`, `daemon needs-fresh-login`, `daemon hosts PATTERN...` or

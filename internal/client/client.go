@@ -14,8 +14,12 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-// connectTimeout is how long Dial waits for a daemon. ssh waits for us, and a user for ssh.
-const connectTimeout = 2 * time.Second
+const (
+	// connectTimeout is how long Dial waits for a daemon. ssh waits for us, and a user for ssh.
+	connectTimeout = 2 * time.Second
+	// callTimeout bounds a call, but not a stream. The daemon's own deadline is shorter.
+	callTimeout = 30 * time.Second
+)
 
 // Client is a connection to one daemon. It is safe for concurrent use.
 type Client struct {
@@ -36,6 +40,7 @@ func Dial(ctx context.Context, address Address) (*Client, error) {
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectTimeout}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: time.Minute, Timeout: 10 * time.Second}),
 		grpc.WithDisableServiceConfig(),
+		grpc.WithUnaryInterceptor(bounded),
 	)
 	if err != nil {
 		return nil, &ca.Error{Kind: ca.Invalid, Message: "server address " + address.String(), Err: err}
@@ -54,19 +59,26 @@ func Dial(ctx context.Context, address Address) (*Client, error) {
 	return c, nil
 }
 
+// bounded ends calls that a daemon leaves without an answer.
+func bounded(ctx context.Context, method string, in, out any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, o ...grpc.CallOption) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return invoke(ctx, method, in, out, conn, o...)
+}
+
 // connect waits until the connection stands, so that what fails later is known to have been an answer that got lost.
 func (c *Client) connect(ctx context.Context) error {
-	bounded, cancel := context.WithTimeout(ctx, connectTimeout)
+	soon, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
 	c.conn.Connect()
 	for state := c.conn.GetState(); state != connectivity.Ready; state = c.conn.GetState() {
 		if state == connectivity.TransientFailure {
 			// A call on a failed connection returns at once and says why it failed.
-			_, err := c.certs.Discover(bounded, &pb.DiscoverRequest{})
+			_, err := c.certs.Discover(soon, &pb.DiscoverRequest{})
 			return c.unreachable(ctx, err)
 		}
-		if !c.conn.WaitForStateChange(bounded, state) {
-			return c.unreachable(ctx, bounded.Err())
+		if !c.conn.WaitForStateChange(soon, state) {
+			return c.unreachable(ctx, soon.Err())
 		}
 	}
 	return nil

@@ -128,7 +128,7 @@ func verifyOptions(cert *ssh.Certificate) error {
 func verifySignature(cert *ssh.Certificate, cas []ssh.PublicKey) error {
 	signer := cert.SignatureKey.Marshal()
 	if !slices.ContainsFunc(cas, func(k ssh.PublicKey) bool { return bytes.Equal(k.Marshal(), signer) }) {
-		return fmt.Errorf("it is signed by %s, which is not a CA key known since login", ssh.FingerprintSHA256(cert.SignatureKey))
+		return fmt.Errorf("it is signed by %s, which is not a CA key known since login: if the CA changed its keys, sign in again", ssh.FingerprintSHA256(cert.SignatureKey))
 	}
 	if cert.Signature.Format == ssh.KeyAlgoRSA {
 		return errors.New("it is signed with SHA-1")
