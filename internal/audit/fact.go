@@ -94,7 +94,7 @@ func identityDigest(issuer, subject string) []byte {
 	return h.Sum(nil)
 }
 
-func key(prefix string, parts ...[]byte) []byte {
+func factKey(prefix string, parts ...[]byte) []byte {
 	return append([]byte(prefix), bytes.Join(parts, []byte("/"))...)
 }
 
@@ -110,7 +110,7 @@ func Number(value []byte) (uint64, bool) {
 
 // NonceFact is the key of the fact that an identity used a nonce.
 func NonceFact(issuer, subject string, nonce []byte) []byte {
-	return key(noncePrefix, identityDigest(issuer, subject), nonce)
+	return factKey(noncePrefix, identityDigest(issuer, subject), nonce)
 }
 
 // IsNonceFact says whether key is that of the use of a nonce.
@@ -120,18 +120,18 @@ func IsNonceFact(key []byte) bool { return bytes.HasPrefix(key, []byte(noncePref
 func IsTokenFact(key []byte) bool { return bytes.HasPrefix(key, []byte(tokenPrefix)) }
 
 // TokenFact is the key of the first use of a token that is not bound, whose value is the digest of the key that used it.
-func TokenFact(digest []byte) []byte { return key(tokenPrefix, digest) }
+func TokenFact(digest []byte) []byte { return factKey(tokenPrefix, digest) }
 
 // BoundPrefix is what the keys of the facts begin with that say which keys were bound to a sign-in. The rest of such a key is
 // the SHA-256 of the bound key.
 func BoundPrefix(issuer, subject string, authTime time.Time) []byte {
-	return append(key("bound/", identityDigest(issuer, subject), number(uint64(authTime.Unix()))), '/')
+	return append(factKey("bound/", identityDigest(issuer, subject), number(uint64(authTime.Unix()))), '/')
 }
 
 // IdentityPrefix is what the keys of the facts begin with that list the records of an identity. The rest of such a key is the
 // index.
 func IdentityPrefix(issuer, subject string) []byte {
-	return append(key("id/", identityDigest(issuer, subject)), '/')
+	return append(factKey("id/", identityDigest(issuer, subject)), '/')
 }
 
 // IdentityFact is the key of the fact that the record at index is about an identity.
@@ -141,13 +141,13 @@ func IdentityFact(issuer, subject string, index uint64) []byte {
 
 // SnapshotFact is the key of the fact that holds the digest of an identity's newest snapshot.
 func SnapshotFact(issuer, subject string) []byte {
-	return key("snap/", identityDigest(issuer, subject))
+	return factKey("snap/", identityDigest(issuer, subject))
 }
 
 // AuthorityFact is the key of the fact that a CA key, in SSH wire format, is listed under a name.
 func AuthorityFact(name string, publicKey []byte) []byte {
 	digest := sha256.Sum256(publicKey)
-	return key("authority/", []byte(name), digest[:])
+	return factKey("authority/", []byte(name), digest[:])
 }
 
 // PolicyValue is the value of PolicyFact while this policy is in force.

@@ -1,6 +1,7 @@
 package bolt_test
 
 import (
+	"errors"
 	"path/filepath"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
+	"go.etcd.io/bbolt"
 )
 
 func TestStore(t *testing.T) {
@@ -31,26 +33,45 @@ func newConfig(t testing.TB, now func() time.Time) bolt.Config {
 
 func create(t testing.TB, path string, cfg bolt.Config) *bolt.Store {
 	t.Helper()
-	return closing(t)(bolt.Create(path, cfg))
+	s, err := bolt.Create(path, cfg)
+	return closing(t, path, s, err)
 }
 
 func open(t testing.TB, path string, cfg bolt.Config) *bolt.Store {
 	t.Helper()
-	return closing(t)(bolt.Open(path, cfg))
+	s, err := bolt.Open(path, cfg)
+	return closing(t, path, s, err)
 }
 
-// closing closes a log at the end of the test; that it was closed before does no harm.
-func closing(t testing.TB) func(*bolt.Store, error) *bolt.Store {
-	return func(s *bolt.Store, err error) *bolt.Store {
-		t.Helper()
-		if err != nil {
-			t.Fatal(err)
+// closing closes a log at the end of the test, and has bbolt look at each page of its file. That it was closed before does no harm.
+func closing(t testing.TB, path string, s *bolt.Store, err error) *bolt.Store {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
 		}
-		t.Cleanup(func() {
-			if err := s.Close(); err != nil {
-				t.Error(err)
+		view(t, path, func(tx *bbolt.Tx) error {
+			for err := range tx.Check() {
+				t.Errorf("check %s: %v", path, err)
 			}
+			return nil
 		})
-		return s
+	})
+	return s
+}
+
+// view reads a log behind its back.
+func view(t testing.TB, path string, read func(*bbolt.Tx) error) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: page, ReadOnly: true})
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	if err := errors.Join(db.View(read), db.Close()); err != nil {
+		t.Error(err)
 	}
 }

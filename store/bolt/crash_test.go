@@ -2,6 +2,8 @@ package bolt_test
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"testing"
@@ -154,4 +156,31 @@ func survives(t *testing.T, path string, cfg bolt.Config, want uint64) bool {
 	}
 	storetest.Check(t, s)
 	return !t.Failed()
+}
+
+// TestReadsOnlyWhatIsDurable shows that a commit which is written but not synced is not read: the file has it, the log did not
+// hear of its sync.
+func TestReadsOnlyWhatIsDurable(t *testing.T) {
+	clock := storetest.NewClock()
+	cfg := newConfig(t, clock.Now)
+	c := commits(t, cfg, clock)[0]
+	path := newPath(t)
+	write(t, path, c.before)
+	s := open(t, path, cfg)
+	if got := len(storetest.Records(t, s)); uint64(got) != c.size-1 {
+		t.Fatalf("%d records before the commit, want %d", got, c.size-1)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteAt(c.after, 0); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if records, err := s.Records(ctx, c.size-1, 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("read %d records that are not durable, error %v", len(records), err)
+	}
 }

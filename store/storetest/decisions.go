@@ -275,7 +275,7 @@ func testSnapshots(t *testing.T, l *log) {
 			a.Caller.Identity.Groups = []string{"developers", "sre"}
 		}
 		index := l.mustRecord(t, a)
-		records, err := l.Store.Records(t.Context(), index, 1)
+		records, err := l.Records(t.Context(), index, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -357,7 +357,7 @@ func testSize(t *testing.T, l *log) {
 	a := l.Grant(t, "00u1a2b3c4d5e6f7g8h9")
 	a.Request.Reason = "INC-20211: the primary does not answer, looking at its disks"
 	index := l.mustRecord(t, a)
-	records, err := l.Store.Records(t.Context(), index, 1)
+	records, err := l.Records(t.Context(), index, 1)
 	if err != nil {
 		t.Fatal(err)
 	}

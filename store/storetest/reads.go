@@ -14,7 +14,7 @@ import (
 
 func testTime(t *testing.T, l *log) {
 	at := func(index uint64) time.Time {
-		records, err := l.Store.Records(t.Context(), index, 1)
+		records, err := l.Records(t.Context(), index, 1)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -79,13 +79,13 @@ func testFollow(t *testing.T, l *log) {
 				followed <- err
 				return
 			}
-			records, err := l.Store.Records(context.Background(), next, 7)
+			records, err := l.Records(context.Background(), next, 7)
 			if err != nil {
 				followed <- err
 				return
 			}
 			if len(records) == 0 {
-				followed <- fmt.Errorf("Wait returned, but there is no record %d", next)
+				followed <- fmt.Errorf("there is no record %d, although Wait returned", next)
 				return
 			}
 			for _, record := range records {
@@ -209,7 +209,7 @@ func testFacts(t *testing.T, l *log) {
 	prefix := audit.IdentityPrefix(Issuer, "alice")
 	list := func(before []byte, n int) []string {
 		t.Helper()
-		facts, err := l.Store.Facts(t.Context(), prefix, before, n)
+		facts, err := l.Facts(t.Context(), prefix, before, n)
 		if err != nil {
 			t.Fatal(err)
 		}

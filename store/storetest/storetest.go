@@ -244,18 +244,18 @@ func testReadBack(t *testing.T, l *log) {
 		}
 		want = append(want, built)
 	}
-	got, err := l.Store.Records(t.Context(), size, 100)
+	got, err := l.Records(t.Context(), size, 100)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("records (-appended +read):\n%s", diff)
 	}
-	part, err := l.Store.Records(t.Context(), size+5, 3)
+	part, err := l.Records(t.Context(), size+5, 3)
 	if err != nil || len(part) != 3 || !bytes.Equal(part[0], want[5]) {
 		t.Errorf("3 records from %d: got %d of them, error %v", size+5, len(part), err)
 	}
-	beyond, err := l.Store.Records(t.Context(), size+20, 3)
+	beyond, err := l.Records(t.Context(), size+20, 3)
 	if err != nil || len(beyond) != 0 {
 		t.Errorf("records beyond the end: got %d, error %v", len(beyond), err)
 	}
