@@ -43,6 +43,16 @@ type Error struct {
 	Needs []Need
 	// RetryAfter says when to try again, for Kinds Exhausted and Unavailable; zero if unknown.
 	RetryAfter time.Duration
+	// Refused says where the log has this refusal; nil if it does not.
+	Refused *Refused
+}
+
+// Refused is what a refused caller may quote to an admin.
+type Refused struct {
+	Index       uint64
+	Rule        string // empty if none decided
+	Environment string // empty if the host is in none
+	Policy      PolicyRef
 }
 
 func (e *Error) Error() string {
@@ -50,6 +60,13 @@ func (e *Error) Error() string {
 		return e.Message
 	}
 	return e.Message + ": " + e.Err.Error()
+}
+
+// at returns the error as one whose refusal stands at index in the log.
+func (e *Error) at(index uint64, d Decision, p PolicyRef) *Error {
+	recorded := *e
+	recorded.Refused = &Refused{Index: index, Rule: d.Rule, Environment: d.Environment.Name, Policy: p}
+	return &recorded
 }
 
 // Unwrap returns the cause.

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"sync/atomic"
 	"testing"
@@ -69,7 +70,7 @@ func newStand(t testing.TB, change ...func(*ca.CA)) *stand {
 		Log:             s.log,
 		Authorities:     map[string]*ca.Authority{"default": authority},
 		ServerNames:     []string{serverName},
-		Stranger:        func(error) { s.strangers.Add(1) },
+		Stranger:        func(netip.Addr, error) { s.strangers.Add(1) },
 		Now:             func() time.Time { return s.now },
 	}
 	for _, f := range change {

@@ -110,7 +110,7 @@ func (c *CA) authenticate(ctx context.Context, call Call) (*Attempt, Caller, err
 	now := c.Now()
 	caller, err := c.whois(ctx, call.Token, now)
 	if !named(caller) {
-		c.Stranger(err)
+		c.Stranger(call.SourceIP, err)
 		return nil, Caller{}, err
 	}
 	caller.Token.Bound = false
@@ -233,6 +233,9 @@ func (c *CA) write(ctx context.Context, a *Attempt) (uint64, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	index, err := c.Log.Record(ctx, a, nil)
+	if err == nil {
+		a.Refusal = a.Refusal.at(index, a.Decision, a.Policy)
+	}
 	return index, logError(err)
 }
 
@@ -243,7 +246,7 @@ func (c *CA) repeat(ctx context.Context, a *Attempt, e *Recorded) (*Issued, erro
 	case e.Digest != a.Request.Digest || e.Issuer != id.Issuer || e.Subject != id.Subject:
 		return nil, c.refuse(ctx, a, Errorf(Conflict, "the nonce of this request was used for another: send a fresh one"))
 	case e.Refusal != nil:
-		return nil, e.Refusal
+		return nil, e.Refusal.at(e.Index, e.Decision, e.Policy)
 	}
 	return c.sign(ctx, e.Authority, e.ToBeSigned, &Issued{Index: e.Index, Decision: e.Decision, Policy: e.Policy})
 }

@@ -59,9 +59,18 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("REPO", root)
+			env.Setenv("SSH_SK_PROVIDER", securityKey())
 			return nil
 		},
 	})
+}
+
+// securityKey is a security key in software: the provider of OpenSSH's own tests (Debian: openssh-tests).
+func securityKey() string {
+	if file := os.Getenv("HALLPASS_SK_DUMMY"); file != "" {
+		return file
+	}
+	return "/usr/lib/openssh/regress/misc/sk-dummy/sk-dummy.so"
 }
 
 // startStack is `stack [ARGS...]`: scripts/dev up with these arguments, and its exports in the environment of the script.

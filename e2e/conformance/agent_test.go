@@ -11,8 +11,8 @@ import (
 	"golang.org/x/crypto/ssh/agent"
 )
 
-// serveAgent serves an agent without keys, which ssh can forward, and returns its socket.
-func serveAgent(t testing.TB) (socket string) {
+// serveAgent serves an agent and returns its socket.
+func serveAgent(t testing.TB, a agent.Agent) (socket string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "agent-") // a socket has a short path
 	if err != nil {
@@ -35,7 +35,7 @@ func serveAgent(t testing.TB) (socket string) {
 				continue
 			}
 			serving.Go(func() {
-				_ = agent.ServeAgent(agent.NewKeyring(), conn) // ends when ssh does
+				_ = agent.ServeAgent(a, conn) // ends when the client does
 				_ = conn.Close()
 			})
 		}

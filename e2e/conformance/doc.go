@@ -1,7 +1,10 @@
 // Package conformance holds what OpenSSH makes of certificates, cell by cell: what a real sshd accepts and what it refuses, and
-// why by its own log.
+// why by its own log, and that Hallpass never issues what a server could misread.
 //
-// A row of a table is one cell: a certificate, crafted byte by byte, and what sshd does with it.
+// A row of a table is one cell. First a certificate, crafted byte by byte, pins what sshd does with it. Then, under the same
+// number, the property is asked of the core by a policy that grants everything (TestCoreRefuses), which must come to its kind of
+// error, one record, no certificate in the log and no signature; it is written into a policy (TestPolicyRefuses), which must not
+// load; or, where nobody can ask for it, a certificate comes out without it (TestCoreIssuesOtherwise).
 //
 // The first letter of a cell says what the server trusts:
 //

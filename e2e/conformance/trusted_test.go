@@ -10,6 +10,7 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/internal/fixture/sshd"
 	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
 )
 
 // trusting is a server that trusts the keys of the CA, and has no principals file.
@@ -195,8 +196,8 @@ func TestTrustedPermissions(t *testing.T) {
 		terminal, tty, rc = []string{"-tt"}, "terminal\r\n", "rc\nin\n"
 	}
 	const pty = `tty >/dev/null && echo terminal || echo none`
-	const agent = `test -S "$SSH_AUTH_SOCK" && echo agent || echo none`
-	forwardAgent := []string{"IdentityAgent=" + serveAgent(t), "ForwardAgent=yes"}
+	const lookForAgent = `test -S "$SSH_AUTH_SOCK" && echo agent || echo none`
+	forwardAgent := []string{"IdentityAgent=" + serveAgent(t, agent.NewKeyring()), "ForwardAgent=yes"}
 	behind := banner(t, "hello\n")
 	config := m.trusting("LogLevel DEBUG1") // which logs what a certificate permits
 	config.Files["home/deploy/.ssh/rc"] = "echo rc\n"
@@ -204,8 +205,8 @@ func TestTrustedPermissions(t *testing.T) {
 		cell{id: "U65", name: "pty with ext", craft: with("permit-pty"), flags: terminal, command: pty, want: accept, why: "key options: pty", stdout: tty},
 		cell{id: "U66", name: "pty without ext", craft: with(), flags: []string{"-tt"}, command: pty, want: accept, silent: true, exit: 255,
 			check: said("PTY allocation request failed")},
-		cell{id: "U67", name: "agent fwd with ext", craft: with("permit-agent-forwarding"), options: forwardAgent, command: agent, want: accept, stdout: "agent\n"},
-		cell{id: "U67b", name: "agent fwd without ext", craft: with(), options: forwardAgent, command: agent, want: accept, stdout: "none\n"},
+		cell{id: "U67", name: "agent fwd with ext", craft: with("permit-agent-forwarding"), options: forwardAgent, command: lookForAgent, want: accept, stdout: "agent\n"},
+		cell{id: "U67b", name: "agent fwd without ext", craft: with(), options: forwardAgent, command: lookForAgent, want: accept, stdout: "none\n"},
 		cell{id: "U68", name: "port fwd with ext", craft: with("permit-port-forwarding"), flags: []string{"-W", behind}, want: accept, stdout: "hello\n"},
 		cell{id: "U68b", name: "port fwd without ext", craft: with(), flags: []string{"-W", behind}, want: accept, silent: true, exit: 255,
 			check: said("administratively prohibited")},

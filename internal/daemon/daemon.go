@@ -109,6 +109,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		MaxTTL:          d.cfg.Limits.MaxTTL,
 		Skew:            d.cfg.Limits.Skew,
 		Admit:           d.limiter.Admit,
+		Stranger:        d.limiter.Stranger,
 		Logger:          d.logger,
 	})
 	if err != nil {

@@ -37,6 +37,9 @@ func Device(ctx context.Context, p Provider, out io.Writer, qr func(url string))
 		return Tokens{}, err
 	}
 	fmt.Fprintf(out, "To sign in, open\n\n  %s\n\non any device and enter the code  %s\n\n", device.VerificationURI, device.UserCode)
+	if device.VerificationURIComplete != "" {
+		fmt.Fprintf(out, "or open the address that has the code in it:\n\n  %s\n\n", device.VerificationURIComplete)
+	}
 	fmt.Fprintf(out, "Enter it only if you started this sign-in yourself, and never a code that somebody sent you.\n")
 	if qr != nil && device.VerificationURIComplete != "" {
 		qr(device.VerificationURIComplete)

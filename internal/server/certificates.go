@@ -2,8 +2,6 @@ package server
 
 import (
 	"context"
-	"encoding/hex"
-	"strconv"
 	"strings"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -25,7 +23,7 @@ func (s certificateService) Issue(ctx context.Context, in *pb.IssueRequest) (*pb
 	}
 	issued, err := s.cfg.CA.Issue(ctx, call)
 	if err != nil {
-		return nil, refused(err, issued)
+		return nil, err
 	}
 	return &pb.IssueResponse{
 		Certificate: issued.Certificate,
@@ -88,25 +86,4 @@ func bearer(ctx context.Context) (string, error) {
 		return "", ca.Errorf(ca.Unauthenticated, "the authorization of the call is not a bearer token: sign in first")
 	}
 	return token, nil
-}
-
-// refused adds to a refusal what the caller may quote to an admin.
-func refused(err error, r *ca.Issued) error {
-	if r == nil {
-		return err
-	}
-	about := map[string]string{"index": strconv.FormatUint(r.Index, 10)}
-	if r.Decision.Rule != "" {
-		about["rule"] = r.Decision.Rule
-	}
-	if r.Decision.Environment.Name != "" {
-		about["environment"] = r.Decision.Environment.Name
-	}
-	switch {
-	case r.Policy.Revision != "":
-		about["policy"] = r.Policy.Revision
-	case r.Policy != (ca.PolicyRef{}):
-		about["policy"] = hex.EncodeToString(r.Policy.Digest[:])
-	}
-	return &refusal{error: err, about: about}
 }

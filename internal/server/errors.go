@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
+	"strconv"
 	"strings"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -29,7 +31,7 @@ var kindCodes = map[ca.Kind]codes.Code{
 }
 
 // toStatus puts err on the wire. The cause never leaves: an error that nobody classified says no more than the request id.
-func toStatus(err error, requestID string, about map[string]string) error {
+func toStatus(err error, requestID string) error {
 	if err == nil {
 		return nil
 	}
@@ -50,8 +52,8 @@ func toStatus(err error, requestID string, about map[string]string) error {
 		Domain:   errorDomain,
 		Metadata: map[string]string{"request_id": requestID},
 	}
-	for k, v := range about {
-		info.Metadata[k] = v
+	if e.Refused != nil {
+		describe(e.Refused, info.Metadata)
 	}
 	details := []protoadapt.MessageV1{info}
 	if len(e.Needs) > 0 {
@@ -65,6 +67,23 @@ func toStatus(err error, requestID string, about map[string]string) error {
 		return status.Error(code, message)
 	}
 	return st.Err()
+}
+
+// describe tells a refused caller what to quote to an admin.
+func describe(r *ca.Refused, metadata map[string]string) {
+	metadata["index"] = strconv.FormatUint(r.Index, 10)
+	if r.Rule != "" {
+		metadata["rule"] = r.Rule
+	}
+	if r.Environment != "" {
+		metadata["environment"] = r.Environment
+	}
+	switch {
+	case r.Policy.Revision != "":
+		metadata["policy"] = r.Policy.Revision
+	case r.Policy != (ca.PolicyRef{}):
+		metadata["policy"] = hex.EncodeToString(r.Policy.Digest[:])
+	}
 }
 
 // preconditions says what is needed in the form that machines read.

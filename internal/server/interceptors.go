@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -52,13 +51,9 @@ func (s *Server) survive(method, id string, f func() error) (err error) {
 
 // finish logs a call and puts its error on the wire.
 func (s *Server) finish(ctx context.Context, method, id string, begin time.Time, err error) error {
-	var about map[string]string
-	if r, ok := errors.AsType[*refusal](err); ok {
-		about = r.about
-	}
 	wire := err
 	if _, isStatus := status.FromError(err); !isStatus {
-		wire = toStatus(err, id, about)
+		wire = toStatus(err, id)
 	}
 	level := slog.LevelInfo
 	attrs := []slog.Attr{
@@ -103,14 +98,6 @@ func (s *Server) guard(ctx context.Context, fullMethod string) error {
 	}
 	return s.cfg.Limiter.AdmitAddress(peerAddr(ctx))
 }
-
-// refusal is an error about which the caller is told more than a message.
-type refusal struct {
-	error
-	about map[string]string
-}
-
-func (r *refusal) Unwrap() error { return r.error }
 
 func newRequestID() string {
 	var b [8]byte
