@@ -20,9 +20,9 @@ import (
 //	engine                                 Set    engine version    PolicyLoaded                       never
 //	id/<id>/<index, 8 bytes>               New    empty             every record with a caller         never
 //	snap/<id>                              Set    snapshot digest   every record with a caller         never
-//	nonce/<id>/<nonce>                     New    index, 8 bytes    Decided, proven                    client time + 10 min
-//	token/<SHA-256 of token>               New    key digest        Decided, proven, workload          token expiry + 5 min
-//	token/<SHA-256 of token>               Same   key digest        Decided, proven, person, unbound   token expiry + 5 min
+//	nonce/<id>/<nonce>                     New    index, 8 bytes    Decided, proven                    client time + 15 min
+//	token/<SHA-256 of token>               New    key digest        Decided, proven, workload          token expiry + 15 min
+//	token/<SHA-256 of token>               Same   key digest        Decided, proven, person, unbound   token expiry + 15 min
 //	bound/<id>/<auth_time, 8>/<key digest> Set    index, 8 bytes    Decided, proven, bound, auth_time  never
 //	policy                                 Holds  policy ref        Decided, granted                   -
 //	authority/<name>/<SHA-256 of key>      Holds  "listed"          Decided, granted                   -
@@ -68,11 +68,11 @@ func (f Fact) Allows(value []byte) bool {
 }
 
 const (
-	// nonceMemory is how long a nonce is remembered after the caller's time: requests are refused once the clocks differ by
-	// five minutes, and the rest is margin.
-	nonceMemory = 10 * time.Minute
-	// tokenMemory is how long a token is remembered after it expired, for clocks that are behind.
-	tokenMemory = 5 * time.Minute
+	// nonceMemory is how long a nonce is remembered after the caller's time. Requests are refused once the clocks differ by five
+	// minutes; the time of the log may be five minutes ahead of the clock that says so; the rest is margin.
+	nonceMemory = 15 * time.Minute
+	// tokenMemory is how long a token is remembered after it expired, for the same reasons.
+	tokenMemory = 15 * time.Minute
 
 	listed      = "listed"
 	noncePrefix = "nonce/"

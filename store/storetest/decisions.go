@@ -99,16 +99,21 @@ func testUnboundToken(t *testing.T, l *log) {
 func testExpiry(t *testing.T, l *log) {
 	first := l.Grant(t, "ci")
 	first.Caller.Identity.Kind, first.Caller.Token.Bound = ca.Workload, false
-	first.Caller.Token.Expires = l.clock.Now().Add(5 * time.Minute)
+	first.Caller.Token.Expires = l.clock.Now()
 	l.mustRecord(t, first)
 	again := func() *ca.Attempt {
 		a := l.Grant(t, "ci")
 		a.Caller.Identity.Kind, a.Caller.Token, a.Request.Nonce = ca.Workload, first.Caller.Token, first.Request.Nonce
 		return a
 	}
-	l.clock.Move(10*time.Minute - time.Second)
+	l.clock.Move(15*time.Minute - time.Second)
 	if _, err := l.Record(t, again()); !errors.Is(err, ca.ErrNonceUsed) {
-		t.Errorf("just before nonce and token expire: error %v, want %v", err, ca.ErrNonceUsed)
+		t.Errorf("just before the nonce is forgotten: error %v, want %v", err, ca.ErrNonceUsed)
+	}
+	fresh := again()
+	fresh.Request.Nonce = l.Grant(t, "ci").Request.Nonce
+	if _, err := l.Record(t, fresh); !errors.Is(err, ca.ErrTokenUsed) {
+		t.Errorf("just before the token is forgotten: error %v, want %v", err, ca.ErrTokenUsed)
 	}
 	l.clock.Move(time.Second)
 	l.mustRecord(t, again())
