@@ -133,15 +133,20 @@ func publicLine(key ssh.PublicKey) []byte {
 	return []byte(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) + " " + comment + "\n")
 }
 
-func (f Folder) installOwn(ctx context.Context, c *Candidate) error {
-	if c.file != "" {
-		if err := os.Symlink(c.file, f.Identity()); err != nil {
-			return fmt.Errorf("link private key: %w", err)
-		}
-		return nil
+// Usable tells whether c can be installed, as far as that can be known before.
+func (f Folder) Usable(ctx context.Context, c *Candidate) error {
+	if c.private == nil && c.file == "" && !agentHolds(ctx, f.Socket, c.Public) {
+		return errors.New("the private key is neither beside the public key nor in the agent")
 	}
-	if !agentHolds(ctx, f.Socket, c.Public) {
-		return errors.New("its private key is neither beside the public key nor in the agent")
+	return nil
+}
+
+func (f Folder) installOwn(ctx context.Context, c *Candidate) error {
+	if c.file == "" {
+		return f.Usable(ctx, c)
+	}
+	if err := os.Symlink(c.file, f.Identity()); err != nil {
+		return fmt.Errorf("link private key: %w", err)
 	}
 	return nil
 }

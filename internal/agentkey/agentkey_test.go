@@ -384,6 +384,25 @@ func TestOwnRefuses(t *testing.T) {
 	}
 }
 
+func TestAnOwnKeyThatNobodyHoldsIsNotUsable(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "id")
+	run(t, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", file)
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	key, err := agentkey.Own(file + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFolder(t, startAgent(t))
+	if err := f.Usable(t.Context(), key); err == nil || !strings.Contains(err.Error(), "neither beside") {
+		t.Errorf("got %v, want it refused", err)
+	}
+	if _, err := f.Install(t.Context(), key, time.Hour); err == nil {
+		t.Error("it was installed")
+	}
+}
+
 func TestAKeyWithAPassphraseIsNotAskedForByMatch(t *testing.T) {
 	t.Setenv("SSH_AUTH_SOCK", "")
 	file := filepath.Join(t.TempDir(), "id")

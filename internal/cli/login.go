@@ -68,7 +68,7 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	if f.key != "" {
 		s.Key = f.key
 	}
-	key, err := newKey(s.Key)
+	key, err := newKey(ctx, s.Key)
 	if err != nil {
 		return err
 	}
@@ -107,14 +107,25 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 }
 
 // newKey is the user's own key, or a fresh one.
-func newKey(own string) (*agentkey.Candidate, error) {
+func newKey(ctx context.Context, own string) (*agentkey.Candidate, error) {
 	if own == "" {
 		return agentkey.New()
 	}
 	if home, err := os.UserHomeDir(); err == nil && strings.HasPrefix(own, "~/") {
 		own = home + own[1:] // as written in the settings, where no shell expands it
 	}
-	return agentkey.Own(own)
+	key, err := agentkey.Own(own)
+	if err != nil {
+		return nil, err
+	}
+	c, err := openCerts()
+	if err != nil {
+		return nil, err
+	}
+	if err := c.keys().Usable(ctx, key); err != nil {
+		return nil, fmt.Errorf("key %s: %w", own, err)
+	}
+	return key, nil
 }
 
 // chooseIssuer finds the issuer by its name, or takes the first.
