@@ -4,7 +4,7 @@
 // A row of a table is one cell. First a certificate, crafted byte by byte, pins what sshd does with it. Then, under the same
 // number, the property is asked of the core by a policy that grants everything (TestCoreRefuses), which must come to its kind of
 // error, one record, no certificate in the log and no signature; it is written into a policy (TestPolicyRefuses), which must not
-// load; or, where nobody can ask for it, a certificate comes out without it (TestCoreIssuesOtherwise).
+// load; or, where nobody can ask for it, a certificate comes out without it (TestCoreIssues).
 //
 // The first letter of a cell says what the server trusts:
 //

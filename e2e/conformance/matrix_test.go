@@ -1,12 +1,8 @@
 package conformance_test
 
 import (
-	"encoding/base64"
 	"errors"
-	"fmt"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -118,12 +114,7 @@ func (m *matrix) login(t testing.TB, s *sshd.Server, c cell, key identity) *sshd
 	if c.byHand {
 		return offer(t, s, key, certificateType(key.public.Type()), wire)
 	}
-	path := filepath.Join(t.TempDir(), "cert.pub")
-	line := fmt.Sprintf("%s %s crafted\n", certificateType(key.public.Type()), base64.StdEncoding.EncodeToString(wire))
-	if err := os.WriteFile(path, []byte(line), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	l := sshd.Login{Key: key.path, Certificate: path, Options: c.options, Flags: c.flags, Command: c.command}
+	l := sshd.Login{Key: key.path, Certificate: writeCertificate(t, certificateType(key.public.Type()), wire), Options: c.options, Flags: c.flags, Command: c.command}
 	if l.Command == "" {
 		l.Command = "echo in"
 	}

@@ -15,7 +15,7 @@ func TestAuthorizedKeys(t *testing.T) {
 	ca := publicLine(m.authority.PublicKey())
 	two := map[string]string{"authorized_keys": `cert-authority,principals="deploy,u" ` + ca}
 	one := map[string]string{"authorized_keys": `cert-authority,principals="deploy" ` + ca}
-	any := map[string]string{"authorized_keys": "cert-authority " + ca}
+	whole := map[string]string{"authorized_keys": "cert-authority " + ca}
 	of := func(p ...string) func(*crafted) { return func(c *crafted) { c.principals = p } }
 	const missing, none = "Certificate does not contain an authorized principal", "Certificate lacks principal list"
 	m.run(t, sshd.Config{Lines: []string{"AuthorizedKeysFile {dir}/authorized_keys"}},
@@ -30,12 +30,12 @@ func TestAuthorizedKeys(t *testing.T) {
 			want: reject, why: "Invalid certificate options"},
 		cell{id: "A09", name: "single-list comma", files: one, craft: of("deploy,root"), want: reject, why: missing},
 		cell{id: "A10", name: "single-list empty", files: one, craft: of(), want: reject, why: missing},
-		cell{id: "A11", name: "no principals= and empty cert", files: any, craft: of(), want: accept, why: "Accepted certificate ID"},
-		cell{id: "A11b", name: "no principals= and an empty string", files: any, craft: of(""), want: reject, why: notListed},
-		cell{id: "A12", name: "no principals= and user name", files: any, want: accept},
-		cell{id: "A13", name: "no principals= and other", files: any, craft: of("somebody"), want: reject, why: notListed},
+		cell{id: "A11", name: "no principals= and empty cert", files: whole, craft: of(), want: accept, why: "Accepted certificate ID"},
+		cell{id: "A11b", name: "no principals= and an empty string", files: whole, craft: of(""), want: reject, why: notListed},
+		cell{id: "A12", name: "no principals= and user name", files: whole, want: accept},
+		cell{id: "A13", name: "no principals= and other", files: whole, craft: of("somebody"), want: reject, why: notListed},
 		cell{id: "A13b", name: "without cert-authority", files: map[string]string{"authorized_keys": ca}, want: reject, why: noCA},
-		cell{id: "A13c", name: "other ca", files: any, craft: func(c *crafted) { c.authority = m.foreign }, want: reject, why: noCA},
+		cell{id: "A13c", name: "other ca", files: whole, craft: func(c *crafted) { c.authority = m.foreign }, want: reject, why: noCA},
 	)
 }
 
