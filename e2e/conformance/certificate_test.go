@@ -1,6 +1,7 @@
 package conformance_test
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -16,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 )
 
@@ -129,11 +132,24 @@ func wireOptions(options []option) string {
 	return b.String()
 }
 
-// identity is a private key: in a file for ssh, and at hand. signer is nil for a security key, which only ssh can use.
+// identity is a private key: in a file for ssh, and at hand. signer is nil for a security key, which only OpenSSH can use.
 type identity struct {
 	path   string
 	public ssh.PublicKey
 	signer ssh.Signer
+}
+
+// prove returns the SSHSIG blob by which a request shows that it has the key.
+func (i identity) prove(t testing.TB, request []byte) []byte {
+	t.Helper()
+	if i.signer == nil {
+		return i.proveByTouch(t, request)
+	}
+	signature, err := sshsig.Sign(bytes.NewReader(request), i.signer, sshsig.HashSHA512, ca.RequestNamespace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signature.Marshal()
 }
 
 // keys makes private keys by their kinds, each once: RSA keys take a while.

@@ -1,7 +1,6 @@
 package conformance_test
 
 import (
-	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -17,7 +16,6 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
-	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 )
@@ -141,12 +139,8 @@ func (c *core) ask(t testing.TB, key string, spoil func(*core)) (*ca.Issued, err
 		}},
 	}
 	spoil(c)
-	signature, err := sshsig.Sign(bytes.NewReader(random[:]), subject.signer, sshsig.HashSHA512, ca.RequestNamespace)
-	if err != nil {
-		t.Fatal(err)
-	}
 	return c.Issue(t.Context(), ca.Call{
-		Token: "token", Signed: random[:], SSHSIG: signature.Marshal(), SourceIP: netip.MustParseAddr("127.0.0.1"),
+		Token: "token", Signed: random[:], SSHSIG: subject.prove(t, random[:]), SourceIP: netip.MustParseAddr("127.0.0.1"),
 	})
 }
 

@@ -1,6 +1,7 @@
 package conformance_test
 
 import (
+	"cmp"
 	"encoding/base64"
 	"fmt"
 	"net/netip"
@@ -19,7 +20,8 @@ import (
 // An issue is a certificate that the core issues, and what a server makes of it.
 type issue struct {
 	id, name string
-	key      string // "ed25519 user" if empty
+	key      string   // "ed25519 user" if empty
+	options  []string // of ssh
 	ask      func(*core)
 	want     verdict // accept if zero
 	why      string
@@ -75,36 +77,37 @@ func TestCoreIssues(t *testing.T) {
 		{id: "U66", name: "no permission", why: "key options: user-rc", ask: extending(ca.PermitUserRC)},
 		{id: "U70", name: "every permission", why: "key options: agent-forwarding port-forwarding pty user-rc x11-forwarding", ask: extending(all...)},
 	} {
-		t.Run(row.id+"_"+strings.ReplaceAll(row.name, " ", "_"), func(t *testing.T) {
-			if row.key == "" {
-				row.key = "ed25519 user"
-			}
-			issued, err := c.ask(t, row.key, func(c *core) {
-				asking(login)(c)
-				if row.ask != nil {
-					row.ask(c)
-				}
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			cert, r := use(t, s, m.keys.get(row.key), issued.Certificate)
-			if row.want == 0 {
-				row.want = accept
-			}
-			judge(t, cell{want: row.want, why: row.why, stdout: row.stdout}, r)
-			// U25, U26, U27 and U53: there is no way to ask for another type, nor for a serial.
-			if cert.CertType != ssh.UserCert || cert.Serial != issued.Index+1 {
-				t.Errorf("it is of type %d with serial %d, recorded at %d", cert.CertType, cert.Serial, issued.Index)
-			}
-			if window := cert.ValidBefore - cert.ValidAfter; window != uint64((time.Hour+time.Minute)/time.Second) {
-				t.Errorf("it is valid for %d s, not for an hour and a minute of backdating", window)
-			}
-			if row.check != nil {
-				row.check(t, cert, r)
+		row.run(t, s, c)
+	}
+}
+
+// run asks the core for the certificate and logs in with it.
+func (i issue) run(t *testing.T, s *sshd.Server, c *core) {
+	t.Helper()
+	i.key, i.want = cmp.Or(i.key, "ed25519 user"), cmp.Or(i.want, accept)
+	t.Run(i.id+"_"+strings.ReplaceAll(i.name, " ", "_"), func(t *testing.T) {
+		issued, err := c.ask(t, i.key, func(c *core) {
+			asking(s.Accounts()[0])(c)
+			if i.ask != nil {
+				i.ask(c)
 			}
 		})
-	}
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, r := i.use(t, s, c.keys.get(i.key), issued.Certificate)
+		judge(t, cell{want: i.want, why: i.why, stdout: i.stdout}, r)
+		// U25, U26, U27 and U53: there is no way to ask for another type, nor for a serial.
+		if cert.CertType != ssh.UserCert || cert.Serial != issued.Index+1 {
+			t.Errorf("it is of type %d with serial %d, recorded at %d", cert.CertType, cert.Serial, issued.Index)
+		}
+		if window := cert.ValidBefore - cert.ValidAfter; window != uint64((time.Hour+time.Minute)/time.Second) {
+			t.Errorf("it is valid for %d s, not for an hour and a minute of backdating", window)
+		}
+		if i.check != nil {
+			i.check(t, cert, r)
+		}
+	})
 }
 
 func shortKeyID(t testing.TB, cert *ssh.Certificate, _ *sshd.Result) {
@@ -114,8 +117,8 @@ func shortKeyID(t testing.TB, cert *ssh.Certificate, _ *sshd.Result) {
 	}
 }
 
-// use reads a certificate and logs in with it.
-func use(t testing.TB, s *sshd.Server, key identity, wire []byte) (*ssh.Certificate, *sshd.Result) {
+// use reads the certificate and logs in with it.
+func (i issue) use(t testing.TB, s *sshd.Server, key identity, wire []byte) (*ssh.Certificate, *sshd.Result) {
 	t.Helper()
 	public, err := ssh.ParsePublicKey(wire)
 	if err != nil {
@@ -125,7 +128,7 @@ func use(t testing.TB, s *sshd.Server, key identity, wire []byte) (*ssh.Certific
 	if !ok {
 		t.Fatalf("got a %T, not a certificate", public)
 	}
-	r, err := s.Login(t.Context(), sshd.Login{Key: key.path, Certificate: writeCertificate(t, cert.Type(), wire), Command: "echo in"})
+	r, err := s.Login(t.Context(), sshd.Login{Key: key.path, Certificate: writeCertificate(t, cert.Type(), wire), Options: i.options, Command: "echo in"})
 	if err != nil {
 		t.Fatal(err)
 	}
