@@ -79,6 +79,24 @@ func TestARefreshedTokenOfABoundSignInIsBound(t *testing.T) {
 	}
 }
 
+func TestTheFirstCallOfASignInBindsItsRefreshedTokens(t *testing.T) {
+	const method = "/hallpass.v1.CertificateService/ListEnvironments"
+	s, owner, thief := newStand(t), newSigner(t), newSigner(t)
+	token, random := s.person("alice", owner.PublicKey())
+	p := &pb.Possession{PublicKey: owner.PublicKey().Marshal(), Method: method, ClientTime: timestamppb.New(s.now), ServerName: serverName, TokenNonce: random}
+	for range 2 {
+		if _, err := s.Possession(t.Context(), call(t, token, p, owner, ca.CallNamespace), method); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refreshed := s.token(identify("alice", ca.Person), nil)
+	s.refused(call(t, refreshed, s.request(thief.PublicKey(), nil), thief, ca.RequestNamespace), ca.Unauthenticated, "this sign-in is bound to another key", 1)
+	s.issued(call(t, refreshed, s.request(owner.PublicKey(), nil), owner, ca.RequestNamespace))
+	if !s.log.last().attempt.Caller.Token.Bound {
+		t.Error("the refreshed token of the owner is not recorded as bound")
+	}
+}
+
 func TestABoundTokenServesItsKeyAgain(t *testing.T) {
 	s, owner := newStand(t), newSigner(t)
 	token, random := s.person("alice", owner.PublicKey())

@@ -62,6 +62,8 @@ type Log interface {
 	// TokenKey returns the SHA-256 digest of the key that used this very token first, if the token is not bound; nil if it is
 	// bound or was not used.
 	TokenKey(ctx context.Context, c Caller) (*[32]byte, error)
+	// SignInBound records that the caller's token, which has a nonce and an auth_time, was shown to belong to a key.
+	SignInBound(ctx context.Context, c Caller, key [32]byte) error
 	// SignatureFailed records that the grant at index could not be signed.
 	SignatureFailed(ctx context.Context, index uint64, authority string, cause error) error
 }

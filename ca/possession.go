@@ -51,7 +51,7 @@ func TokenNonce(random []byte, keyBlob []byte) string {
 }
 
 // Possession authenticates a call of another method: the token as for Issue, and a signature by the key that the token is
-// bound to, for this method on this server, now. It records and consumes nothing. A Caller that has a Subject and comes with
+// bound to, for this method on this server, now. It consumes nothing, and records at most that the sign-in is bound. A Caller that has a Subject and comes with
 // an error is a known identity, whose refusal the server records.
 func (c *CA) Possession(ctx context.Context, call Call, method string) (Caller, error) {
 	a, caller, err := c.authenticate(ctx, call)
@@ -72,8 +72,26 @@ func (c *CA) Possession(ctx context.Context, call Call, method string) (Caller, 
 	if err := c.addressed(key, p.PublicKey, p.ServerName, p.ClientTime, a.Now); err != nil {
 		return caller, err
 	}
-	caller.Token.Bound, err = c.bind(ctx, caller, key, p.TokenNonce)
+	if caller.Token.Bound, err = c.bind(ctx, caller, key, p.TokenNonce); err == nil && caller.Token.Bound {
+		a.Caller.Token.Bound = true
+		c.remember(ctx, a.Caller, sha256.Sum256(key))
+	}
 	return caller, err
+}
+
+// remember records that a sign-in belongs to a key, once: a person whose first token expires before their first request would
+// else hold refreshed tokens that belong to nobody. It grants nothing, so a log that cannot be written does not fail the call.
+func (c *CA) remember(ctx context.Context, caller Caller, key [32]byte) {
+	if caller.Token.Nonce == "" || caller.Token.AuthTime.IsZero() {
+		return
+	}
+	keys, err := c.Log.BoundKeys(ctx, caller)
+	if err == nil && !slices.Contains(keys, key) {
+		err = c.Log.SignInBound(ctx, caller, key)
+	}
+	if err != nil {
+		c.Logger.WarnContext(ctx, "record that a sign-in is bound", "error", err)
+	}
 }
 
 // possession checks the signature over the request, and only then reads the request. What it returns with an error holds

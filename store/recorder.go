@@ -197,6 +197,13 @@ func (r *Recorder) PolicyInForce(ctx context.Context) (ca.PolicyRef, bool, error
 	return ref, true, nil
 }
 
+// SignInBound implements ca.Log.
+func (r *Recorder) SignInBound(ctx context.Context, c ca.Caller, key [32]byte) error {
+	return r.appendOf(ctx, c.Identity, func(caller *pb.Caller) *audit.Event {
+		return audit.SignInBound(caller, c.Token, key)
+	})
+}
+
 // CountStrangers records how many calls had no verified identity, by what was wrong with them.
 func (r *Recorder) CountStrangers(ctx context.Context, from, to time.Time, counts map[string]uint64) error {
 	return r.append(ctx, audit.StrangersCounted(from, to, counts))

@@ -29,6 +29,10 @@ func Facts(r *pb.Record) ([]Fact, error) {
 		return callerFacts(e.RefusalsCounted.GetCaller(), r.GetIndex()), nil
 	case *pb.Record_AccessRefused:
 		return callerFacts(e.AccessRefused.GetCaller(), r.GetIndex()), nil
+	case *pb.Record_SignInBound:
+		b := e.SignInBound
+		bound := boundFact(b.GetCaller(), b.GetToken(), b.GetKey(), r.GetIndex())
+		return append(callerFacts(b.GetCaller(), r.GetIndex()), bound), nil
 	case *pb.Record_PolicyRefused, *pb.Record_SignatureFailed, *pb.Record_StrangersCounted:
 		return nil, nil
 	}
@@ -63,8 +67,7 @@ func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
 		}
 		facts = append(facts, f)
 	case token.GetAuthTime() != nil:
-		prefix := BoundPrefix(c.GetIssuer(), c.GetSubject(), token.GetAuthTime().AsTime())
-		facts = append(facts, Fact{Key: append(prefix, asked.GetKey()...), Value: number(index), Rule: Set})
+		facts = append(facts, boundFact(c, token, asked.GetKey(), index))
 	}
 	if len(d.GetToBeSigned()) == 0 {
 		return facts, nil
@@ -77,6 +80,12 @@ func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
 		Fact{Key: []byte(PolicyFact), Value: PolicyValue(policyFromProto(d.GetPolicy())), Rule: Holds},
 		Fact{Key: AuthorityFact(d.GetAuthority(), cert.SignatureKey.Marshal()), Value: []byte(listed), Rule: Holds},
 	), nil
+}
+
+// boundFact says that a sign-in, told by its auth_time, belongs to a key.
+func boundFact(c *pb.Caller, token *pb.TokenFacts, key []byte, index uint64) Fact {
+	prefix := BoundPrefix(c.GetIssuer(), c.GetSubject(), token.GetAuthTime().AsTime())
+	return Fact{Key: append(prefix, key...), Value: number(index), Rule: Set}
 }
 
 // wholeSeconds is later than ts by d, rounded up.

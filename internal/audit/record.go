@@ -99,6 +99,12 @@ func check(r *pb.Record) error {
 		return checkCaller(e.RefusalsCounted.GetCaller())
 	case *pb.Record_AccessRefused:
 		return checkCaller(e.AccessRefused.GetCaller())
+	case *pb.Record_SignInBound:
+		b := e.SignInBound
+		if len(b.GetKey()) != 32 || !b.GetToken().GetBound() || b.GetToken().GetAuthTime() == nil {
+			return errors.New("it binds a sign-in without key or auth_time")
+		}
+		return checkCaller(b.GetCaller())
 	case nil:
 		return errors.New("it tells of no event")
 	}

@@ -84,6 +84,11 @@ func StrangersCounted(from, to time.Time, counts map[string]uint64) *Event {
 	return &Event{Event: &pb.Record_StrangersCounted{StrangersCounted: e}}
 }
 
+// SignInBound is the event that a caller's token was shown to belong to a key.
+func SignInBound(caller *pb.Caller, t ca.Token, key [32]byte) *Event {
+	return &Event{Event: &pb.Record_SignInBound{SignInBound: &pb.SignInBound{Caller: caller, Token: tokenToProto(t), Key: key[:]}}}
+}
+
 // RefusalsCounted is the event of requests of one caller that were above the rate limit.
 func RefusalsCounted(caller *pb.Caller, from, to time.Time, n uint64) *Event {
 	return &Event{Event: &pb.Record_RefusalsCounted{RefusalsCounted: &pb.RefusalsCounted{

@@ -34,7 +34,7 @@ func (a *app) loginCommand() *cobra.Command {
 
 Without a browser (on a machine reached by SSH, say) the device flow is used: you enter a code on any other device. The key is
 fresh, lives in your ssh-agent for 12 hours and never rests on a disk; with no agent it is a private file on the runtime tmpfs.`,
-		Example: "  hallpass login --server ca.example.com:8443\n  hallpass login --key ~/.ssh/id_ed25519_sk.pub",
+		Example: "  hallpass login --server ca.example.com:7443\n  hallpass login --key ~/.ssh/id_ed25519_sk.pub",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.device && f.noBrowser {
@@ -102,6 +102,7 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 			return err
 		}
 	}
+	a.announce(ctx)
 	a.refreshSSHConfig(ctx)
 	return a.status(ctx)
 }
@@ -207,6 +208,19 @@ func (a *app) keep(ctx context.Context, s login.Session, key *agentkey.Candidate
 		return err
 	}
 	return store.Save(ctx, s)
+}
+
+// announce makes the first call of a sign-in while its token still has the nonce: the CA records whose key this is, and counts
+// refreshed tokens as bound to it. Whoever is refused reads it now, not at the first login to a server.
+func (a *app) announce(ctx context.Context) {
+	conn, who, err := a.dial(ctx)
+	if err == nil {
+		defer conn.Close()
+		_, err = conn.ListEnvironments(ctx, who)
+	}
+	if err != nil {
+		a.note("note: the CA does not take this sign-in: %v", err)
+	}
 }
 
 // refreshSSHConfig brings the hosts in our part of the ssh configuration up to date, if setup was run.

@@ -90,6 +90,9 @@ func (r *recordJSON) describe(record *pb.Record, event protoreflect.Message) {
 	case *pb.RefusalsCounted:
 		r.Who = e.GetCaller().GetSubject()
 		r.Message = fmt.Sprintf("%d refusals", e.GetCount())
+	case *pb.SignInBound:
+		r.Who = e.GetCaller().GetSubject()
+		r.Message = "the sign-in belongs to a key"
 	case *pb.AccessRefused:
 		r.Who = e.GetCaller().GetSubject()
 		r.Message = e.GetRefusal().GetMessage()

@@ -84,7 +84,7 @@ func (s settings) address() (client.Address, error) {
 		return client.Address{}, &failure{
 			exit: exitUsage,
 			err:  errors.New("which CA? no server is set"),
-			hint: "hallpass login --server ca.example.com:8443 (your admins know the address)",
+			hint: "hallpass login --server ca.example.com:7443 (your admins know the address)",
 		}
 	}
 	address, err := client.ParseAddress(s.Server)

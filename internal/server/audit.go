@@ -17,6 +17,9 @@ import (
 const (
 	defaultPage = 50
 	maxPage     = 1000
+	// maxPageBytes is where a page ends even if it was to be longer: clients take messages of 4 MB (gRPC's own limit), and an
+	// entry is at most a quarter of that.
+	maxPageBytes = 2 << 20
 	// followBatch is how many records a follower reads at a time, so that it never holds a read transaction for long.
 	followBatch = 100
 )
@@ -57,16 +60,18 @@ func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest
 	if err != nil {
 		return nil, err
 	}
-	out := &pb.ListRecordsResponse{}
-	for _, f := range found {
+	out, size := &pb.ListRecordsResponse{}, 0
+	for i, f := range found {
 		entry, err := s.entry(ctx, f.Record)
 		if err != nil {
 			return nil, err
 		}
 		out.Entries = append(out.Entries, entry)
-	}
-	if len(found) == q.Limit && found[len(found)-1].Index > 0 {
-		out.NextPageToken = strconv.FormatUint(found[len(found)-1].Index, 10)
+		size += len(entry.GetRecord()) + len(entry.GetSnapshot())
+		if full := i == q.Limit-1 || size > maxPageBytes; full && f.Index > 0 {
+			out.NextPageToken = strconv.FormatUint(f.Index, 10)
+			break
+		}
 	}
 	return out, nil
 }
@@ -130,49 +135,35 @@ func (s auditService) FollowRecords(in *pb.FollowRecordsRequest, stream grpc.Ser
 		next = size - min(last, size)
 	}
 	for {
-		records, err := s.cfg.Store.Records(ctx, next, followBatch)
+		sent, err := s.sendFrom(ctx, stream, next)
+		if next += sent; err == nil && sent == 0 {
+			err = s.cfg.Store.Wait(ctx, next)
+		}
+		if cause := context.Cause(ctx); cause != nil {
+			return cause // says more than the bare error of the context
+		}
 		if err != nil {
-			return followError(ctx, err)
-		}
-		for _, record := range records {
-			entry, err := s.entry(ctx, record)
-			if err != nil {
-				return followError(ctx, err)
-			}
-			if err := stream.Send(&pb.FollowRecordsResponse{Entry: entry}); err != nil {
-				return err
-			}
-			next++
-		}
-		if len(records) == 0 {
-			if err := s.waitForMore(ctx, next); err != nil {
-				return followError(ctx, err)
-			}
+			return err
 		}
 	}
 }
 
-// waitForMore returns when there is a record at next, or with an Unavailable once the daemon drains, so that a follower
-// never holds a shutdown up.
-func (s auditService) waitForMore(ctx context.Context, next uint64) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := context.AfterFunc(s.draining, func() {
-		cancel(ca.Errorf(ca.Unavailable, "the daemon is shutting down: follow again from index %d", next))
-	})
-	defer stop()
-	if err := s.cfg.Store.Wait(ctx, next); err != nil {
-		return followError(ctx, err)
+// sendFrom sends a batch of records to a follower and returns how many it sent.
+func (s auditService) sendFrom(ctx context.Context, stream grpc.ServerStreamingServer[pb.FollowRecordsResponse], next uint64) (uint64, error) {
+	records, err := s.cfg.Store.Records(ctx, next, followBatch)
+	if err != nil {
+		return 0, err
 	}
-	return nil
-}
-
-// followError prefers the reason why a follower was ended to the bare context error.
-func followError(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
+	for sent, record := range records {
+		entry, err := s.entry(ctx, record)
+		if err != nil {
+			return uint64(sent), err
+		}
+		if err := stream.Send(&pb.FollowRecordsResponse{Entry: entry}); err != nil {
+			return uint64(sent), err
+		}
 	}
-	return err
+	return uint64(len(records)), nil
 }
 
 func (s auditService) GetCheckpoint(ctx context.Context, _ *pb.GetCheckpointRequest) (*pb.GetCheckpointResponse, error) {
@@ -214,6 +205,8 @@ func callerOf(r *pb.Record) *pb.Caller {
 		return e.RefusalsCounted.GetCaller()
 	case *pb.Record_AccessRefused:
 		return e.AccessRefused.GetCaller()
+	case *pb.Record_SignInBound:
+		return e.SignInBound.GetCaller()
 	}
 	return nil
 }

@@ -293,6 +293,7 @@ type Record struct {
 	//	*Record_StrangersCounted
 	//	*Record_RefusalsCounted
 	//	*Record_AccessRefused
+	//	*Record_SignInBound
 	Event         isRecord_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -444,6 +445,15 @@ func (x *Record) GetAccessRefused() *AccessRefused {
 	return nil
 }
 
+func (x *Record) GetSignInBound() *SignInBound {
+	if x != nil {
+		if x, ok := x.Event.(*Record_SignInBound); ok {
+			return x.SignInBound
+		}
+	}
+	return nil
+}
+
 type isRecord_Event interface {
 	isRecord_Event()
 }
@@ -493,6 +503,11 @@ type Record_AccessRefused struct {
 	AccessRefused *AccessRefused `protobuf:"bytes,24,opt,name=access_refused,json=accessRefused,proto3,oneof"`
 }
 
+type Record_SignInBound struct {
+	// A sign-in that was shown to belong to a key before it asked for a certificate.
+	SignInBound *SignInBound `protobuf:"bytes,25,opt,name=sign_in_bound,json=signInBound,proto3,oneof"`
+}
+
 func (*Record_Genesis) isRecord_Event() {}
 
 func (*Record_AuthorityKeyListed) isRecord_Event() {}
@@ -510,6 +525,8 @@ func (*Record_StrangersCounted) isRecord_Event() {}
 func (*Record_RefusalsCounted) isRecord_Event() {}
 
 func (*Record_AccessRefused) isRecord_Event() {}
+
+func (*Record_SignInBound) isRecord_Event() {}
 
 // Genesis begins a log and says who may extend it.
 type Genesis struct {
@@ -2146,11 +2163,76 @@ func (x *AccessRefused) GetPolicy() *PolicyRef {
 	return nil
 }
 
+// SignInBound tells that a token with a nonce was shown to belong to a key. Refreshed tokens of that sign-in have no nonce, and
+// count as bound to the same key because of this record.
+type SignInBound struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who signed in.
+	Caller *Caller `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	// The token, with its auth_time.
+	Token *TokenFacts `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
+	// SHA-256 of the public key in SSH wire format.
+	Key           []byte `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignInBound) Reset() {
+	*x = SignInBound{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignInBound) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignInBound) ProtoMessage() {}
+
+func (x *SignInBound) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignInBound.ProtoReflect.Descriptor instead.
+func (*SignInBound) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *SignInBound) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *SignInBound) GetToken() *TokenFacts {
+	if x != nil {
+		return x.Token
+	}
+	return nil
+}
+
+func (x *SignInBound) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 var File_hallpass_v1_record_proto protoreflect.FileDescriptor
 
 const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x18hallpass/v1/record.proto\x12\vhallpass.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf0\x05\n" +
+	"\x18hallpass/v1/record.proto\x12\vhallpass.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x06\n" +
 	"\x06Record\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12.\n" +
@@ -2164,7 +2246,8 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\x10signature_failed\x18\x15 \x01(\v2\x1c.hallpass.v1.SignatureFailedH\x00R\x0fsignatureFailed\x12L\n" +
 	"\x11strangers_counted\x18\x16 \x01(\v2\x1d.hallpass.v1.StrangersCountedH\x00R\x10strangersCounted\x12I\n" +
 	"\x10refusals_counted\x18\x17 \x01(\v2\x1c.hallpass.v1.RefusalsCountedH\x00R\x0frefusalsCounted\x12C\n" +
-	"\x0eaccess_refused\x18\x18 \x01(\v2\x1a.hallpass.v1.AccessRefusedH\x00R\raccessRefusedB\a\n" +
+	"\x0eaccess_refused\x18\x18 \x01(\v2\x1a.hallpass.v1.AccessRefusedH\x00R\raccessRefused\x12>\n" +
+	"\rsign_in_bound\x18\x19 \x01(\v2\x18.hallpass.v1.SignInBoundH\x00R\vsignInBoundB\a\n" +
 	"\x05event\"^\n" +
 	"\aGenesis\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\x12$\n" +
@@ -2288,7 +2371,11 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12.\n" +
 	"\arefusal\x18\x03 \x01(\v2\x14.hallpass.v1.RefusalR\arefusal\x12\x1b\n" +
 	"\tsource_ip\x18\x04 \x01(\tR\bsourceIp\x12.\n" +
-	"\x06policy\x18\x05 \x01(\v2\x16.hallpass.v1.PolicyRefR\x06policy*[\n" +
+	"\x06policy\x18\x05 \x01(\v2\x16.hallpass.v1.PolicyRefR\x06policy\"{\n" +
+	"\vSignInBound\x12+\n" +
+	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12-\n" +
+	"\x05token\x18\x02 \x01(\v2\x17.hallpass.v1.TokenFactsR\x05token\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key*[\n" +
 	"\n" +
 	"CallerKind\x12\x1b\n" +
 	"\x17CALLER_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -2328,7 +2415,7 @@ func file_hallpass_v1_record_proto_rawDescGZIP() []byte {
 }
 
 var file_hallpass_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_hallpass_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_hallpass_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_hallpass_v1_record_proto_goTypes = []any{
 	(CallerKind)(0),               // 0: hallpass.v1.CallerKind
 	(Outcome)(0),                  // 1: hallpass.v1.Outcome
@@ -2356,11 +2443,12 @@ var file_hallpass_v1_record_proto_goTypes = []any{
 	(*Count)(nil),                 // 23: hallpass.v1.Count
 	(*RefusalsCounted)(nil),       // 24: hallpass.v1.RefusalsCounted
 	(*AccessRefused)(nil),         // 25: hallpass.v1.AccessRefused
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 27: google.protobuf.Duration
+	(*SignInBound)(nil),           // 26: hallpass.v1.SignInBound
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
 }
 var file_hallpass_v1_record_proto_depIdxs = []int32{
-	26, // 0: hallpass.v1.Record.time:type_name -> google.protobuf.Timestamp
+	27, // 0: hallpass.v1.Record.time:type_name -> google.protobuf.Timestamp
 	5,  // 1: hallpass.v1.Record.genesis:type_name -> hallpass.v1.Genesis
 	6,  // 2: hallpass.v1.Record.authority_key_listed:type_name -> hallpass.v1.AuthorityKeyListed
 	8,  // 3: hallpass.v1.Record.policy_loaded:type_name -> hallpass.v1.PolicyLoaded
@@ -2370,43 +2458,46 @@ var file_hallpass_v1_record_proto_depIdxs = []int32{
 	22, // 7: hallpass.v1.Record.strangers_counted:type_name -> hallpass.v1.StrangersCounted
 	24, // 8: hallpass.v1.Record.refusals_counted:type_name -> hallpass.v1.RefusalsCounted
 	25, // 9: hallpass.v1.Record.access_refused:type_name -> hallpass.v1.AccessRefused
-	7,  // 10: hallpass.v1.PolicyLoaded.policy:type_name -> hallpass.v1.PolicyRef
-	0,  // 11: hallpass.v1.Caller.kind:type_name -> hallpass.v1.CallerKind
-	0,  // 12: hallpass.v1.IdentitySnapshot.kind:type_name -> hallpass.v1.CallerKind
-	12, // 13: hallpass.v1.IdentitySnapshot.claims:type_name -> hallpass.v1.Claim
-	13, // 14: hallpass.v1.Claim.strings:type_name -> hallpass.v1.StringList
-	26, // 15: hallpass.v1.TokenFacts.auth_time:type_name -> google.protobuf.Timestamp
-	26, // 16: hallpass.v1.TokenFacts.issued_at:type_name -> google.protobuf.Timestamp
-	26, // 17: hallpass.v1.TokenFacts.expires_at:type_name -> google.protobuf.Timestamp
-	27, // 18: hallpass.v1.Asked.ttl:type_name -> google.protobuf.Duration
-	26, // 19: hallpass.v1.Asked.client_time:type_name -> google.protobuf.Timestamp
-	2,  // 20: hallpass.v1.Need.kind:type_name -> hallpass.v1.NeedKind
-	27, // 21: hallpass.v1.Need.login_within:type_name -> google.protobuf.Duration
-	1,  // 22: hallpass.v1.Decision.outcome:type_name -> hallpass.v1.Outcome
-	16, // 23: hallpass.v1.Decision.needs:type_name -> hallpass.v1.Need
-	18, // 24: hallpass.v1.Decision.failed:type_name -> hallpass.v1.FailedRule
-	10, // 25: hallpass.v1.Decided.caller:type_name -> hallpass.v1.Caller
-	14, // 26: hallpass.v1.Decided.token:type_name -> hallpass.v1.TokenFacts
-	15, // 27: hallpass.v1.Decided.asked:type_name -> hallpass.v1.Asked
-	26, // 28: hallpass.v1.Decided.decided_at:type_name -> google.protobuf.Timestamp
-	7,  // 29: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
-	17, // 30: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
-	20, // 31: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
-	3,  // 32: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
-	26, // 33: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
-	26, // 34: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
-	23, // 35: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
-	10, // 36: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
-	26, // 37: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
-	26, // 38: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
-	10, // 39: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
-	20, // 40: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
-	7,  // 41: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	26, // 10: hallpass.v1.Record.sign_in_bound:type_name -> hallpass.v1.SignInBound
+	7,  // 11: hallpass.v1.PolicyLoaded.policy:type_name -> hallpass.v1.PolicyRef
+	0,  // 12: hallpass.v1.Caller.kind:type_name -> hallpass.v1.CallerKind
+	0,  // 13: hallpass.v1.IdentitySnapshot.kind:type_name -> hallpass.v1.CallerKind
+	12, // 14: hallpass.v1.IdentitySnapshot.claims:type_name -> hallpass.v1.Claim
+	13, // 15: hallpass.v1.Claim.strings:type_name -> hallpass.v1.StringList
+	27, // 16: hallpass.v1.TokenFacts.auth_time:type_name -> google.protobuf.Timestamp
+	27, // 17: hallpass.v1.TokenFacts.issued_at:type_name -> google.protobuf.Timestamp
+	27, // 18: hallpass.v1.TokenFacts.expires_at:type_name -> google.protobuf.Timestamp
+	28, // 19: hallpass.v1.Asked.ttl:type_name -> google.protobuf.Duration
+	27, // 20: hallpass.v1.Asked.client_time:type_name -> google.protobuf.Timestamp
+	2,  // 21: hallpass.v1.Need.kind:type_name -> hallpass.v1.NeedKind
+	28, // 22: hallpass.v1.Need.login_within:type_name -> google.protobuf.Duration
+	1,  // 23: hallpass.v1.Decision.outcome:type_name -> hallpass.v1.Outcome
+	16, // 24: hallpass.v1.Decision.needs:type_name -> hallpass.v1.Need
+	18, // 25: hallpass.v1.Decision.failed:type_name -> hallpass.v1.FailedRule
+	10, // 26: hallpass.v1.Decided.caller:type_name -> hallpass.v1.Caller
+	14, // 27: hallpass.v1.Decided.token:type_name -> hallpass.v1.TokenFacts
+	15, // 28: hallpass.v1.Decided.asked:type_name -> hallpass.v1.Asked
+	27, // 29: hallpass.v1.Decided.decided_at:type_name -> google.protobuf.Timestamp
+	7,  // 30: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
+	17, // 31: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
+	20, // 32: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
+	3,  // 33: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
+	27, // 34: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
+	27, // 35: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
+	23, // 36: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
+	10, // 37: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
+	27, // 38: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
+	27, // 39: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
+	10, // 40: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
+	20, // 41: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
+	7,  // 42: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
+	10, // 43: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
+	14, // 44: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_record_proto_init() }
@@ -2424,6 +2515,7 @@ func file_hallpass_v1_record_proto_init() {
 		(*Record_StrangersCounted)(nil),
 		(*Record_RefusalsCounted)(nil),
 		(*Record_AccessRefused)(nil),
+		(*Record_SignInBound)(nil),
 	}
 	file_hallpass_v1_record_proto_msgTypes[8].OneofWrappers = []any{
 		(*Claim_Bool)(nil),
@@ -2437,7 +2529,7 @@ func file_hallpass_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_record_proto_rawDesc), len(file_hallpass_v1_record_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
