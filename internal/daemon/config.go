@@ -34,6 +34,9 @@ type Config struct {
 	// Issuers are where people and workloads get their ID tokens; at least one.
 	Issuers []IssuerConfig `yaml:"issuers"`
 
+	// Now is the clock of everything that the daemon does; default time.Now.
+	Now func() time.Time `yaml:"-"`
+
 	dir string // folder of the file
 }
 
@@ -118,7 +121,7 @@ func LoadConfig(path string) (*Config, error) {
 	}
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
-	cfg := &Config{dir: filepath.Dir(path)}
+	cfg := &Config{dir: filepath.Dir(path), Now: time.Now}
 	if err := d.Decode(cfg); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -152,6 +155,7 @@ func (c *Config) validate() error {
 	require(c.Policy.Source != "", "policy: source is required: the folder with policy.yaml")
 	require(c.Limits.MaxTTL >= 0 && c.Limits.MaxTTL <= 24*time.Hour, "limits.max_ttl: %s is more than 24h", c.Limits.MaxTTL)
 	require(c.Limits.Skew >= 0 && c.Limits.Skew <= 5*time.Minute, "limits.skew: %s is more than 5m", c.Limits.Skew)
+	require(c.Limits.Skew%time.Second == 0, "limits.skew: %s is not in whole seconds", c.Limits.Skew)
 	require(c.Limits.IdentityRate >= 0 && c.Limits.IdentityBurst >= 0, "limits: a rate cannot be negative")
 	require(len(c.Issuers) > 0, "issuers: at least one is required")
 	var names []string

@@ -63,7 +63,7 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		return err
 	}
 	d := &daemon{cfg: cfg, logger: logger, unwell: map[string]bool{}}
-	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), bolt.Config{LogKey: parts.logKey, Now: time.Now}); err != nil {
+	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), bolt.Config{LogKey: parts.logKey, Now: cfg.Now}); err != nil {
 		return fmt.Errorf("open log %s: %w", cfg.path(cfg.Log.File), err)
 	}
 	defer func() { err = errors.Join(err, d.store.Close()) }()
@@ -97,7 +97,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 	}
 	d.limiter = server.NewLimiter(server.Rates{
 		Identity: rate.Limit(d.cfg.Limits.IdentityRate), IdentityBurst: d.cfg.Limits.IdentityBurst,
-	}, time.Now())
+	}, d.cfg.Now())
 	core, err := ca.New(ca.CA{
 		Authenticate:    parts.verifier.Authenticate,
 		Parse:           server.ParseRequest,
@@ -110,6 +110,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		Skew:            d.cfg.Limits.Skew,
 		Admit:           d.limiter.Admit,
 		Stranger:        d.limiter.Stranger,
+		Now:             d.cfg.Now,
 		Logger:          d.logger,
 	})
 	if err != nil {
@@ -122,7 +123,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		LogPublicKey: parts.logKey.Verifier(),
 		Discovery:    func() *pb.DiscoverResponse { return discovery(d.cfg, parts.authorities) },
 		Environments: d.environments, Role: d.role, RefuseAccess: d.recorder.RefuseAccess,
-		Now: time.Now, Logger: d.logger,
+		Now: d.cfg.Now, Logger: d.logger,
 	})
 	return nil
 }
@@ -184,7 +185,7 @@ func (d *daemon) reportIssuers() {
 func (d *daemon) tally(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTimeout)
 	defer cancel()
-	t := d.limiter.Drain(time.Now())
+	t := d.limiter.Drain(d.cfg.Now())
 	if len(t.Strangers) > 0 {
 		if err := d.recorder.CountStrangers(ctx, t.From, t.To, t.Strangers); err != nil {
 			d.logger.Error("record strangers", "counts", t.Strangers, "error", err)
@@ -252,7 +253,7 @@ func Check(cfg *Config) error {
 }
 
 func load(cfg *Config) (*parts, error) {
-	if now := time.Now(); now.Before(notBefore) {
+	if now := cfg.Now(); now.Before(notBefore) {
 		return nil, fmt.Errorf("the clock says %s, before this release was made: set it, certificates depend on it", now.Format(time.DateOnly))
 	}
 	p := &parts{authorities: map[string]*ca.Authority{}}

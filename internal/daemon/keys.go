@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/idtoken"
@@ -56,7 +55,7 @@ func (p *parts) checkDistinct() error {
 }
 
 func newVerifier(cfg *Config) (*idtoken.Verifier, error) {
-	c := idtoken.Config{Now: time.Now}
+	c := idtoken.Config{Now: cfg.Now}
 	for _, i := range cfg.Issuers {
 		c.Issuers = append(c.Issuers, idtoken.Issuer{
 			Name: i.Name, URL: i.URL, Audience: i.ClientID, Kind: i.kind(), Algorithms: i.Algorithms, Email: i.Email,

@@ -2,12 +2,16 @@ package server
 
 import (
 	"context"
+	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 )
+
+// recordTimeout bounds a record that is written although the caller may be gone.
+const recordTimeout = 10 * time.Second
 
 // possessionKey is the metadata that shows possession of the key of the sign-in: a serialized SignedPossession.
 const possessionKey = "hallpass-possession-bin"
@@ -19,11 +23,13 @@ func (s *Server) authorize(ctx context.Context, fullMethod string) (ca.Caller, e
 	if err == nil {
 		return caller, nil
 	}
-	e := asError(err)
-	if caller.Identity.Subject == "" || e.Kind == ca.Exhausted {
+	if caller.Identity.Subject == "" {
 		return ca.Caller{}, err // a stranger, or somebody above the rate limit: counted where it was found
 	}
-	if recordErr := s.cfg.RefuseAccess(ctx, caller, fullMethod, peerAddr(ctx).String(), policy, e); recordErr != nil {
+	// A caller that hangs up is refused all the same.
+	recordCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
+	defer cancel()
+	if recordErr := s.cfg.RefuseAccess(recordCtx, caller, fullMethod, peerAddr(ctx).String(), policy, asError(err)); recordErr != nil {
 		return ca.Caller{}, &ca.Error{Kind: ca.Unavailable, Message: "the refusal could not be recorded: try again", Err: recordErr}
 	}
 	return ca.Caller{}, err
@@ -35,7 +41,7 @@ func (s *Server) check(ctx context.Context, fullMethod string) (ca.Caller, ca.Po
 	if !ok {
 		return ca.Caller{}, none, ca.Errorf(ca.Denied, "method %q is not one that anybody may call", fullMethod)
 	}
-	token, err := bearer(ctx)
+	token, err := s.bearer(ctx)
 	if err != nil {
 		return ca.Caller{}, none, err
 	}

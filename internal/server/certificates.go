@@ -17,7 +17,7 @@ type certificateService struct {
 }
 
 func (s certificateService) Issue(ctx context.Context, in *pb.IssueRequest) (*pb.IssueResponse, error) {
-	call, err := newCall(ctx, in.GetRequest(), in.GetSshsig())
+	call, err := s.newCall(ctx, in.GetRequest(), in.GetSshsig())
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +34,7 @@ func (s certificateService) Issue(ctx context.Context, in *pb.IssueRequest) (*pb
 }
 
 func (s certificateService) DryRun(ctx context.Context, in *pb.DryRunRequest) (*pb.DryRunResponse, error) {
-	call, err := newCall(ctx, in.GetRequest(), in.GetSshsig())
+	call, err := s.newCall(ctx, in.GetRequest(), in.GetSshsig())
 	if err != nil {
 		return nil, err
 	}
@@ -66,16 +66,25 @@ func (s certificateService) ListEnvironments(ctx context.Context, _ *pb.ListEnvi
 }
 
 // newCall gathers what the core needs of a signed request.
-func newCall(ctx context.Context, request, sshsig []byte) (ca.Call, error) {
-	token, err := bearer(ctx)
+func (s *Server) newCall(ctx context.Context, request, sshsig []byte) (ca.Call, error) {
+	token, err := s.bearer(ctx)
 	if err != nil {
 		return ca.Call{}, err
 	}
 	return ca.Call{Token: token, Signed: request, SSHSIG: sshsig, SourceIP: peerAddr(ctx)}, nil
 }
 
-// bearer returns the ID token of the "authorization" metadata. Exactly one, of that scheme.
-func bearer(ctx context.Context) (string, error) {
+// bearer returns the ID token of a call. Who shows none is a stranger like any other.
+func (s *Server) bearer(ctx context.Context) (string, error) {
+	token, err := bearerOf(ctx)
+	if err != nil {
+		s.cfg.Limiter.Stranger(peerAddr(ctx), err)
+	}
+	return token, err
+}
+
+// bearerOf reads the "authorization" metadata (RFC 6750 2.1). Exactly one, of that scheme.
+func bearerOf(ctx context.Context) (string, error) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	values := md.Get("authorization")
 	if len(values) != 1 {

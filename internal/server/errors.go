@@ -35,11 +35,12 @@ func toStatus(err error, requestID string) error {
 	if err == nil {
 		return nil
 	}
-	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return status.FromContextError(err).Err()
-	}
 	e, ok := errors.AsType[*ca.Error](err)
-	if !ok {
+	switch {
+	case ok: // what the core said counts, even if a context that ended is the cause
+	case errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded):
+		return status.FromContextError(err).Err()
+	default:
 		e = &ca.Error{Kind: ca.Internal}
 	}
 	code, ok := kindCodes[e.Kind]

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -11,8 +12,10 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/ca"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/tap"
 )
 
 // requestIDKey is the header by which a caller can name a request to the operators.
@@ -52,7 +55,8 @@ func (s *Server) survive(method, id string, f func() error) (err error) {
 // finish logs a call and puts its error on the wire.
 func (s *Server) finish(ctx context.Context, method, id string, begin time.Time, err error) error {
 	wire := err
-	if _, isStatus := status.FromError(err); !isStatus {
+	// Only an error that is a status itself goes out as it is: one that is the cause of another is nobody's business.
+	if _, isStatus := err.(interface{ GRPCStatus() *status.Status }); !isStatus { //nolint:errorlint // see above
 		wire = toStatus(err, id)
 	}
 	level := slog.LevelInfo
@@ -62,7 +66,8 @@ func (s *Server) finish(ctx context.Context, method, id string, begin time.Time,
 	}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
-		if k := ca.KindOf(err); k == ca.Internal || k == ca.Unavailable {
+		switch status.Code(wire) {
+		case codes.Internal, codes.Unknown, codes.Unavailable:
 			level = slog.LevelError
 		}
 	}
@@ -70,22 +75,50 @@ func (s *Server) finish(ctx context.Context, method, id string, begin time.Time,
 	return wire
 }
 
-// guardUnary lets a call through if its method is in the table and its address may try, and bounds its time.
+// guardUnary lets a call through if its method is in the table and its address may try.
 func (s *Server) guardUnary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 	if err := s.guard(ctx, info.FullMethod); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, requestDeadline)
-	defer cancel()
 	return handle(ctx, in)
 }
 
-// guardStream does the same for streams, which end with their token instead of a deadline.
+// guardStream does the same for streams, and ends them once the daemon drains, so that none holds a shutdown up.
 func (s *Server) guardStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 	if err := s.guard(stream.Context(), info.FullMethod); err != nil {
 		return err
 	}
-	return handle(srv, stream)
+	ctx, cancel := context.WithCancelCause(stream.Context())
+	defer cancel(nil)
+	stop := context.AfterFunc(s.draining, func() { cancel(errDraining) })
+	defer stop()
+	err := handle(srv, drainedStream{stream, ctx})
+	if errors.Is(context.Cause(ctx), errDraining) {
+		return errDraining
+	}
+	return err
+}
+
+// errDraining tells the caller of a stream that it is not at fault.
+var errDraining = ca.Errorf(ca.Unavailable, "the daemon is shutting down: connect again")
+
+// drainedStream is a stream whose context also ends with the daemon.
+type drainedStream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+func (s drainedStream) Context() context.Context { return s.ctx }
+
+// bound sets the deadline of a call when its headers arrive, so that a message which never comes whole holds nothing up either.
+// A stream that follows the log may last: its token ends it.
+func bound(ctx context.Context, info *tap.Info) (context.Context, error) {
+	if m := methods[info.FullMethodName]; m.lasting {
+		return ctx, nil
+	}
+	bounded, cancel := context.WithTimeout(ctx, requestDeadline)
+	context.AfterFunc(ctx, cancel) // the call ended
+	return bounded, nil
 }
 
 func (s *Server) guard(ctx context.Context, fullMethod string) error {

@@ -46,7 +46,7 @@ type Limiter struct {
 
 	mu         sync.Mutex // guards all below
 	identities map[identityKey]*rate.Limiter
-	addresses  map[netip.Addr]*rate.Limiter
+	addresses  map[netip.Prefix]*rate.Limiter
 	strangers  map[string]uint64
 	refused    map[identityKey]*Refused
 	since      time.Time
@@ -72,7 +72,7 @@ func NewLimiter(rates Rates, now time.Time) *Limiter {
 	return &Limiter{
 		rates:      rates.withDefaults(),
 		identities: map[identityKey]*rate.Limiter{},
-		addresses:  map[netip.Addr]*rate.Limiter{},
+		addresses:  map[netip.Prefix]*rate.Limiter{},
 		strangers:  map[string]uint64{},
 		refused:    map[identityKey]*Refused{},
 		since:      now,
@@ -102,7 +102,7 @@ func (l *Limiter) Admit(caller ca.Caller, _ netip.Addr) error {
 func (l *Limiter) AdmitAddress(addr netip.Addr) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	failures, ok := l.addresses[addr]
+	failures, ok := l.addresses[network(addr)]
 	if !ok || failures.Tokens() >= 1 {
 		return nil
 	}
@@ -114,12 +114,16 @@ func (l *Limiter) AdmitAddress(addr netip.Addr) error {
 	}
 }
 
-// Stranger counts a call that no identity stands behind.
+// Stranger counts a call that no identity stands behind. Its address answers for that only if the call is at fault, and not an
+// issuer whose keys cannot be had.
 func (l *Limiter) Stranger(addr netip.Addr, reason error) {
+	kind := ca.KindOf(reason)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	take(l.addresses, addr, l.rates.Strangers, l.rates.StrangersBurst)
-	l.strangers[ca.KindOf(reason).String()]++
+	if kind == ca.Unauthenticated {
+		take(l.addresses, network(addr), l.rates.Strangers, l.rates.StrangersBurst)
+	}
+	l.strangers[kind.String()]++
 }
 
 // Drain returns what was counted since the last Drain, and begins anew.

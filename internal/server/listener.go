@@ -2,19 +2,27 @@ package server
 
 import (
 	"net"
+	"net/netip"
 	"sync"
 )
 
-// limitedListener accepts at most a number of connections at a time; further ones wait in the backlog of the kernel.
+// limitedListener accepts at most so many connections at a time; further ones wait in the backlog of the kernel. It closes at
+// once what one address has above its own limit, so that nobody takes the places of all others.
 type limitedListener struct {
 	net.Listener
-	slots  chan struct{}
-	closed chan struct{}
-	once   sync.Once
+	slots     chan struct{}
+	ofAddress int
+	closed    chan struct{}
+	once      sync.Once
+
+	mu   sync.Mutex // guards open
+	open map[netip.Prefix]int
 }
 
-func newLimitedListener(l net.Listener, n int) *limitedListener {
-	return &limitedListener{Listener: l, slots: make(chan struct{}, n), closed: make(chan struct{})}
+func newLimitedListener(l net.Listener, n, ofAddress int) *limitedListener {
+	return &limitedListener{
+		Listener: l, slots: make(chan struct{}, n), ofAddress: ofAddress, closed: make(chan struct{}), open: map[netip.Prefix]int{},
+	}
 }
 
 func (l *limitedListener) Accept() (net.Conn, error) {
@@ -23,12 +31,37 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 	case <-l.closed:
 		return nil, net.ErrClosed
 	}
-	conn, err := l.Listener.Accept()
-	if err != nil {
-		<-l.slots
-		return nil, err
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			<-l.slots
+			return nil, err
+		}
+		from := network(addrOf(conn.RemoteAddr()))
+		if l.enter(from) {
+			return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { l.leave(from); <-l.slots })}, nil
+		}
+		_ = conn.Close() // nobody waits for an answer
 	}
-	return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { <-l.slots })}, nil
+}
+
+// enter counts a connection, unless its address has too many.
+func (l *limitedListener) enter(from netip.Prefix) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[from] >= l.ofAddress {
+		return false
+	}
+	l.open[from]++
+	return true
+}
+
+func (l *limitedListener) leave(from netip.Prefix) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[from]--; l.open[from] == 0 {
+		delete(l.open, from)
+	}
 }
 
 func (l *limitedListener) Close() error {

@@ -19,25 +19,25 @@ const (
 // method is a row of the table.
 type method struct {
 	callers callers
-	// inCore: the core authenticates, because the signed request is the proof of possession.
-	inCore bool
+	// lasting: a stream without a deadline.
+	lasting bool
 	// records says what the log holds of a call: of a granted one, and of a refused one by a known identity.
 	records string
 }
 
 // methods is the one table of who may call what. A method without a row is refused, and a test that walks all services fails.
 var methods = map[string]method{
-	pb.CertificateService_Issue_FullMethodName:            {person | workload, true, "Decided; Decided"},
-	pb.CertificateService_DryRun_FullMethodName:           {person | workload, true, "nothing: a dry run is not a decision"},
-	pb.CertificateService_Discover_FullMethodName:         {anybody, false, "nothing"},
-	pb.CertificateService_ListEnvironments_FullMethodName: {person | workload, false, "nothing; AccessRefused"},
+	pb.CertificateService_Issue_FullMethodName:            {callers: person | workload, records: "Decided; Decided"},
+	pb.CertificateService_DryRun_FullMethodName:           {callers: person | workload, records: "nothing: a dry run is not a decision"},
+	pb.CertificateService_Discover_FullMethodName:         {callers: anybody, records: "nothing"},
+	pb.CertificateService_ListEnvironments_FullMethodName: {callers: person | workload, records: "nothing; AccessRefused"},
 
-	pb.AuditService_GetRecord_FullMethodName:     {auditor | admin, false, "nothing; AccessRefused"},
-	pb.AuditService_ListRecords_FullMethodName:   {auditor | admin, false, "nothing; AccessRefused"},
-	pb.AuditService_FollowRecords_FullMethodName: {auditor | admin, false, "nothing; AccessRefused"},
-	pb.AuditService_GetCheckpoint_FullMethodName: {auditor | admin, false, "nothing; AccessRefused"},
+	pb.AuditService_GetRecord_FullMethodName:     {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_ListRecords_FullMethodName:   {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_FollowRecords_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused", lasting: true},
+	pb.AuditService_GetCheckpoint_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
 
-	healthpb.Health_Check_FullMethodName: {anybody, false, "nothing"},
-	healthpb.Health_List_FullMethodName:  {anybody, false, "nothing"},
-	healthpb.Health_Watch_FullMethodName: {anybody, false, "nothing"},
+	healthpb.Health_Check_FullMethodName: {callers: anybody, records: "nothing"},
+	healthpb.Health_List_FullMethodName:  {callers: anybody, records: "nothing"},
+	healthpb.Health_Watch_FullMethodName: {callers: anybody, records: "nothing", lasting: true},
 }

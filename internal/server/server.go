@@ -24,8 +24,9 @@ import (
 const (
 	maxMessage        = 64 << 10
 	maxMetadata       = 32 << 10 // an ID token of 16 KiB, and the rest
-	maxStreams        = 256      // at once, of one connection
+	maxStreams        = 32       // at once, of one connection
 	maxConnections    = 4096
+	maxOfAddress      = 512 // connections at once from one address: an office behind one
 	handshakeTimeout  = 5 * time.Second
 	requestDeadline   = 30 * time.Second
 	maxConnectionIdle = 5 * time.Minute
@@ -70,6 +71,7 @@ func New(cfg Config) *Server {
 			MinVersion:   tls.VersionTLS13,
 		})),
 		grpc.ConnectionTimeout(handshakeTimeout),
+		grpc.InTapHandle(bound),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.MaxConcurrentStreams(maxStreams),
@@ -86,7 +88,7 @@ func New(cfg Config) *Server {
 
 // Serve answers on l until Shutdown. It returns nil after one.
 func (s *Server) Serve(l net.Listener) error {
-	err := s.grpc.Serve(newLimitedListener(l, maxConnections))
+	err := s.grpc.Serve(newLimitedListener(l, maxConnections, maxOfAddress))
 	if errors.Is(err, grpc.ErrServerStopped) || s.draining.Err() != nil {
 		return nil
 	}
@@ -113,9 +115,27 @@ func peerAddr(ctx context.Context) netip.Addr {
 	if !ok {
 		return netip.Addr{}
 	}
-	ap, err := netip.ParseAddrPort(p.Addr.String())
+	return addrOf(p.Addr)
+}
+
+func addrOf(a net.Addr) netip.Addr {
+	ap, err := netip.ParseAddrPort(a.String())
 	if err != nil {
 		return netip.Addr{}
 	}
 	return ap.Addr().Unmap()
+}
+
+// network is what limits count by: an IPv4 address, and the /64 of an IPv6 one, of which a single machine has as many addresses
+// as it likes.
+func network(addr netip.Addr) netip.Prefix {
+	bits := addr.BitLen()
+	if addr.Is6() && !addr.Is4In6() {
+		bits = 64
+	}
+	prefix, err := addr.Prefix(bits)
+	if err != nil { // no address: all without one share a limit
+		return netip.Prefix{}
+	}
+	return prefix
 }
