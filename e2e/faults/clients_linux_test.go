@@ -1,0 +1,288 @@
+package faults_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/devidp"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"github.com/hiddeco/sshsig"
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+// clients is how many there are at once.
+const clients = 16
+
+// users are the people behind the clients, all of them developers, and one auditor.
+func users() []devidp.User {
+	all := []devidp.User{{Name: "carol", Subject: "u-carol", Email: "carol@example.com", EmailVerified: true, Groups: []string{"security"}}}
+	for i := range clients {
+		name := fmt.Sprint("user", i)
+		all = append(all, devidp.User{
+			Name: name, Subject: "u-" + name, Email: name + "@example.com", EmailVerified: true, Groups: []string{"developers"},
+		})
+	}
+	return all
+}
+
+// A caller is a person who has signed in.
+type caller struct {
+	subject string
+	key     ssh.Signer
+	token   string
+	nonce   []byte // the random bytes behind that of the token
+}
+
+// signIn gives the named user an ID token that is bound to a fresh key.
+func (a *authority) signIn(t testing.TB, name string) *caller {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ssh.NewSignerFromKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &caller{key: key, nonce: make([]byte, 32)}
+	rand.Read(c.nonce)
+	claims, ok := a.idp.PersonClaims(name, "hallpass")
+	if !ok {
+		t.Fatalf("nobody is called %s", name)
+	}
+	digest := sha256.Sum256(append(append([]byte("hallpass nonce v1\x00"), c.nonce...), key.PublicKey().Marshal()...))
+	claims["nonce"] = base64.RawURLEncoding.EncodeToString(digest[:])
+	if c.subject, ok = claims["sub"].(string); !ok {
+		t.Fatalf("%s has no subject", name)
+	}
+	if c.token, err = a.idp.People().Sign(claims, devidp.TokenOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// A request is what a caller sends, perhaps more than once.
+type request struct {
+	caller  *caller
+	nonce   string
+	message *pb.IssueRequest
+}
+
+// ask makes a fresh request for the login deploy.
+func (c *caller) ask(host string) (*request, error) {
+	nonce := make([]byte, 16)
+	rand.Read(nonce)
+	body, err := proto.Marshal(&pb.CertificateRequest{
+		PublicKey: c.key.PublicKey().Marshal(), Login: "deploy", Host: host, ClientTime: timestamppb.Now(),
+		Nonce: nonce, ServerName: "localhost", TokenNonce: c.nonce,
+	})
+	if err != nil {
+		return nil, err
+	}
+	signature, err := c.sign(ca.RequestNamespace, body)
+	if err != nil {
+		return nil, err
+	}
+	return &request{c, string(nonce), &pb.IssueRequest{Request: body, Sshsig: signature}}, nil
+}
+
+func (c *caller) sign(namespace string, message []byte) ([]byte, error) {
+	signature, err := sshsig.Sign(bytes.NewReader(message), c.key, sshsig.HashSHA512, namespace)
+	if err != nil {
+		return nil, err
+	}
+	return signature.Marshal(), nil
+}
+
+// connect returns a connection to the daemon, whose TLS certificate is verified.
+func (a *authority) connect(t testing.TB, p *process) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient("passthrough:///"+p.listening(),
+		grpc.WithTransportCredentials(credentials.NewClientTLSFromCert(a.roots, "localhost")), grpc.WithDisableServiceConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+// seen is what the clients of an authority were answered.
+type seen struct {
+	mu      sync.Mutex // guards what follows
+	granted []grant
+	refused []refusal
+	// unwritten were answered with Unavailable: the daemon could not record them.
+	unwritten []*request
+	// lost got no answer. They are sent again, and then counted.
+	lost     []*request
+	repeated int
+	changed  chan struct{} // closed with the next answer, if anybody waits
+}
+
+type grant struct {
+	*request
+	index       uint64
+	certificate []byte
+}
+
+type refusal struct {
+	*request
+	index uint64
+}
+
+// send sends a request and notes the answer. It says whether there was one; an answer that must not be is an error.
+func (s *seen) send(ctx context.Context, conn *grpc.ClientConn, r *request) (answered bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+r.caller.token)
+	answer, err := pb.NewCertificateServiceClient(conn).Issue(ctx, r.message)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+	if err == nil {
+		s.granted = append(s.granted, grant{r, answer.GetIndex(), answer.GetCertificate()})
+		return true, nil
+	}
+	st := status.Convert(err)
+	var info *errdetails.ErrorInfo // only the daemon's own errors have one
+	for _, detail := range st.Details() {
+		if i, ok := detail.(*errdetails.ErrorInfo); ok {
+			info = i
+		}
+	}
+	switch {
+	case info == nil && (st.Code() == codes.Unavailable || st.Code() == codes.Canceled):
+		s.lost = append(s.lost, r)
+		return false, nil
+	case info.GetReason() == "UNAVAILABLE":
+		s.unwritten = append(s.unwritten, r)
+		return true, nil
+	case info.GetReason() == "DENIED":
+		index, err := strconv.ParseUint(info.GetMetadata()["index"], 10, 64)
+		if err != nil {
+			return true, fmt.Errorf("a refusal names no record: %w", err)
+		}
+		s.refused = append(s.refused, refusal{r, index})
+		return true, nil
+	}
+	return true, fmt.Errorf("an answer that no client should get: %w", err)
+}
+
+// counts are how many answers of each kind there were.
+type counts struct{ granted, refused, unwritten, lost int }
+
+func (s *seen) counts() counts {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return counts{len(s.granted), len(s.refused), len(s.unwritten), len(s.lost)}
+}
+
+// await waits until enough of what the clients were answered, while the daemon lives.
+func (a *authority) await(t *testing.T, p *process, what string, enough func(counts) bool) {
+	t.Helper()
+	timeout := time.NewTimer(patience)
+	defer timeout.Stop()
+	for {
+		s := &a.seen
+		s.mu.Lock()
+		if s.changed == nil {
+			s.changed = make(chan struct{})
+		}
+		changed := s.changed
+		s.mu.Unlock()
+		if enough(s.counts()) {
+			return
+		}
+		select {
+		case <-changed:
+		case <-p.ended:
+			t.Fatalf("the daemon ended before there were %s: %v\n%s", what, p.cmd.ProcessState, last(p.output(), 4000))
+		case <-timeout.C:
+			t.Fatalf("waited in vain for %s: %+v", what, s.counts())
+		}
+	}
+}
+
+// A load is clients that ask without a rest.
+type load struct {
+	cancel  context.CancelFunc
+	working sync.WaitGroup
+}
+
+// load lets all clients ask, in turn, for what they may have and for what they may not. Each ends when its connection does.
+func (a *authority) load(t *testing.T, p *process) *load {
+	t.Helper()
+	l := &load{}
+	var ctx context.Context
+	ctx, l.cancel = context.WithCancel(context.Background())
+	for i := range clients {
+		c, conn := a.signIn(t, fmt.Sprint("user", i)), a.connect(t, p)
+		l.working.Go(func() {
+			for ctx.Err() == nil {
+				for _, host := range []string{"app1.staging.example.com", "db1.prod.example.com"} {
+					r, err := c.ask(host)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					answered, err := a.seen.send(context.WithoutCancel(ctx), conn, r)
+					if err != nil {
+						t.Error(err)
+					}
+					if !answered {
+						return
+					}
+				}
+			}
+		})
+	}
+	t.Cleanup(l.stop)
+	return l
+}
+
+// stop ends the load, after the answers under way.
+func (l *load) stop() {
+	l.cancel()
+	l.working.Wait()
+}
+
+// repeat sends again, in the same bytes, every request that got no answer. Now all of them must get one.
+func (a *authority) repeat(t *testing.T, p *process) {
+	t.Helper()
+	a.seen.mu.Lock()
+	lost := a.seen.lost
+	a.seen.lost = nil
+	a.seen.repeated += len(lost)
+	a.seen.mu.Unlock()
+	conn := a.connect(t, p)
+	for _, r := range lost {
+		before := a.seen.counts()
+		if _, err := a.seen.send(t.Context(), conn, r); err != nil {
+			t.Error(err)
+		}
+		if after := a.seen.counts(); after.granted+after.refused == before.granted+before.refused {
+			t.Fatalf("a request that was sent again got no answer: %+v, %+v before", after, before)
+		}
+	}
+}

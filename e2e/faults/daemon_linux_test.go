@@ -1,0 +1,291 @@
+package faults_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/internal/devidp"
+)
+
+// patience bounds every wait for something that must happen.
+const patience = 2 * time.Minute
+
+// hallpassd is the program under test.
+var hallpassd string
+
+func TestMain(m *testing.M) {
+	os.Exit(run(m))
+}
+
+// run builds the program, without the race detector: what is looked for here is not in its memory.
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "hallpass-faults-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "make a folder for the program:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	hallpassd = filepath.Join(dir, "hallpassd")
+	build := exec.Command("go", "build", "-o", hallpassd, "../../cmd/hallpassd")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build hallpassd: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// rounds is how often a fault is repeated: few times, or many with HALLPASS_LONG.
+func rounds(few, many int) int {
+	if os.Getenv("HALLPASS_LONG") != "" {
+		return many
+	}
+	return few
+}
+
+// trialPolicy lets developers into staging. Everything else that the clients ask for, it denies.
+const trialPolicy = `version: 1
+environments:
+  staging: {hosts: ["*.staging.example.com"], authority: default}
+  prod: {hosts: ["*.prod.example.com"], authority: prod}
+allow:
+- name: developers-on-staging
+  when: environment == "staging" && "developers" in identity.groups
+  grant: {logins: [deploy], ttl: 2h, extensions: [permit-pty]}
+- name: sre-on-prod
+  when: environment == "prod" && "sre" in identity.groups
+  grant: {logins: [deploy], ttl: 1h}
+roles:
+  auditor: '"security" in identity.groups'
+`
+
+// An authority is a CA: its folder, the provider that its callers sign in at, and what its clients have seen.
+type authority struct {
+	dir   string
+	idp   *devidp.Server
+	roots *x509.CertPool // the TLS certificate of the daemon
+	seen  seen
+}
+
+// newAuthority makes a CA in dir, which must not exist or be empty.
+func newAuthority(t *testing.T, dir string) *authority {
+	t.Helper()
+	a := &authority{dir: dir, roots: x509.NewCertPool()}
+	var err error
+	if a.idp, err = devidp.New(devidp.Config{Users: users()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.idp.Listen("127.0.0.1:0"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := a.idp.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	policy := t.TempDir()
+	if err := os.WriteFile(filepath.Join(policy, "policy.yaml"), []byte(trialPolicy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command(hallpassd, "init", "--dir", dir, "--listen", "127.0.0.1:0", "--name", "localhost",
+		"--issuer", a.idp.URL(), "--client-id", "hallpass", "--policy", policy).CombinedOutput()
+	if err != nil {
+		t.Fatalf("hallpassd init: %v\n%s", err, out)
+	}
+	// Clients that never rest are not what the limits are for.
+	a.configure(t, func(config string) string {
+		return config + "limits: {identity_rate: 1000000, identity_burst: 1000000}\n"
+	})
+	certificate, err := os.ReadFile(filepath.Join(dir, "tls", "cert.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !a.roots.AppendCertsFromPEM(certificate) {
+		t.Fatal("the TLS certificate is none")
+	}
+	return a
+}
+
+// configure edits the configuration file.
+func (a *authority) configure(t *testing.T, edit func(string) string) {
+	t.Helper()
+	path := filepath.Join(a.dir, "hallpassd.yaml")
+	config, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited := edit(string(config))
+	if edited == string(config) {
+		t.Fatalf("the edit changes nothing in:\n%s", config)
+	}
+	if err := os.WriteFile(path, []byte(edited), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// log is the file of the log.
+func (a *authority) log() string { return filepath.Join(a.dir, "log.db") }
+
+// A process is a daemon that was started.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{} // closed once it has ended; then cmd.ProcessState is set
+
+	mu      sync.Mutex // guards what follows
+	address string
+	stderr  bytes.Buffer
+	changed chan struct{} // closed and replaced with each line on stderr
+}
+
+// launch starts the daemon, through wrapper if one is given: a program with arguments that runs another as its own process.
+func (a *authority) launch(t *testing.T, wrapper ...string) *process {
+	t.Helper()
+	args := append(wrapper, hallpassd, "run", "--dir", a.dir)
+	p := &process{cmd: exec.Command(args[0], args[1:]...), ended: make(chan struct{}), changed: make(chan struct{})}
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	stderr, err := p.cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start the daemon: %v", err)
+	}
+	go p.watch(stderr)
+	t.Cleanup(func() {
+		_ = p.cmd.Process.Kill() // unless it has ended
+		<-p.ended
+		if t.Failed() {
+			t.Logf("daemon %d: %v\n%s", p.cmd.Process.Pid, p.cmd.ProcessState, last(p.output(), 4000))
+		}
+	})
+	return p
+}
+
+func last(s string, n int) string { return s[max(0, len(s)-n):] }
+
+// watch reads what the daemon says until it ends.
+func (p *process) watch(stderr io.Reader) {
+	defer close(p.ended)
+	for lines := bufio.NewReader(stderr); ; {
+		line, err := lines.ReadBytes('\n')
+		p.heard(line)
+		if err != nil {
+			break
+		}
+	}
+	_ = p.cmd.Wait() // cmd.ProcessState tells how it ended
+}
+
+func (p *process) heard(line []byte) {
+	var said struct{ Msg, Address string }
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stderr.Write(line)
+	if json.Unmarshal(line, &said) == nil && said.Msg == "listening" {
+		p.address = said.Address
+	}
+	close(p.changed)
+	p.changed = make(chan struct{})
+}
+
+func (p *process) output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stderr.String()
+}
+
+// listening waits until the daemon serves, and returns its address; empty if it ended before.
+func (p *process) listening() string {
+	for {
+		p.mu.Lock()
+		address, changed := p.address, p.changed
+		p.mu.Unlock()
+		if address != "" {
+			return address
+		}
+		select {
+		case <-changed:
+		case <-p.ended:
+			return ""
+		}
+	}
+}
+
+// start starts the daemon as launch does, and waits until it serves.
+func (a *authority) start(t *testing.T, wrapper ...string) *process {
+	t.Helper()
+	p := a.launch(t, wrapper...)
+	if p.listening() == "" {
+		t.Fatalf("the daemon does not start: %v\n%s", p.cmd.ProcessState, p.output())
+	}
+	return p
+}
+
+// alive says whether the daemon has not ended.
+func (p *process) alive() bool {
+	select {
+	case <-p.ended:
+		return false
+	default:
+		return true
+	}
+}
+
+// signal sends a signal to the daemon, which is a child of this process.
+func (p *process) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		t.Fatalf("signal the daemon: %v", err)
+	}
+}
+
+// kill ends the daemon as a crash does.
+func (p *process) kill(t *testing.T) {
+	t.Helper()
+	p.signal(t, syscall.SIGKILL)
+	p.wait(t)
+}
+
+// wait returns the exit code of the daemon once it has ended, -1 if a signal ended it.
+func (p *process) wait(t *testing.T) int {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	select {
+	case <-p.ended:
+	case <-ctx.Done():
+		t.Fatalf("the daemon has not ended:\n%s", last(p.output(), 4000))
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// stop ends the daemon as an administrator does.
+func (p *process) stop(t *testing.T) {
+	t.Helper()
+	p.signal(t, syscall.SIGTERM)
+	if code := p.wait(t); code != 0 {
+		t.Errorf("the daemon ended with %d, want 0:\n%s", code, last(p.output(), 4000))
+	}
+}
+
+// says checks that the daemon told the operators why.
+func (p *process) says(t *testing.T, want string) {
+	t.Helper()
+	if out := p.output(); !strings.Contains(out, want) {
+		t.Errorf("the daemon says nothing of %q:\n%s", want, last(out, 4000))
+	}
+}
