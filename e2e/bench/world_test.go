@@ -1,0 +1,242 @@
+//go:build linux
+
+package bench_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/client"
+	"github.com/hallpass-ssh/hallpass/internal/devidp"
+	"github.com/hallpass-ssh/hallpass/store/bolt"
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/sys/unix"
+)
+
+// world is all that takes part in a run.
+type world struct {
+	root    string // of the repository
+	dir     string // on a real disk
+	idp     *devidp.Server
+	people  []*person
+	daemons []*daemon
+	echo    *process
+	parts   *parts
+}
+
+// person signs in once and keeps the key of that sign-in.
+type person struct {
+	subject string
+	key     ssh.Signer
+	random  []byte // behind the nonce of the ID tokens
+}
+
+// daemon is a running hallpassd.
+type daemon struct {
+	name string
+	dir  string
+	*process
+}
+
+func newWorld(b *testing.B) *world {
+	root, err := filepath.Abs(filepath.Join("..", ".."))
+	must(b, err)
+	w := &world{root: root, dir: realDir(b, root)}
+	w.idp, err = devidp.New(devidp.Config{})
+	must(b, err)
+	must(b, w.idp.Listen("127.0.0.1:0"))
+	b.Cleanup(func() { _ = w.idp.Close() })
+	for i := range 64 {
+		w.people = append(w.people, newPerson(b, i))
+	}
+	built := filepath.Join(w.dir, "hallpassd")
+	command(b, exec.Command("go", "build", "-trimpath", "-o", built, "./cmd/hallpassd"), w.root)
+	binaries := []struct{ name, path string }{{"this", built}}
+	if base := os.Getenv("HALLPASS_BENCH_BASE"); base != "" {
+		binaries = append(binaries, struct{ name, path string }{"base", base})
+	}
+	for _, binary := range binaries {
+		w.daemons = append(w.daemons, w.startDaemon(b, binary.name, binary.path))
+	}
+	w.echo = startEcho(b, w.daemons[0].dir, w.parts.answer)
+	return w
+}
+
+func newPerson(b *testing.B, i int) *person {
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	must(b, err)
+	key, err := ssh.NewSignerFromKey(private)
+	must(b, err)
+	p := &person{subject: fmt.Sprintf("u-%08d", i), key: key, random: make([]byte, 32)}
+	rand.Read(p.random)
+	return p
+}
+
+// startDaemon makes a CA, has it issue a few certificates, looks at the records of these, and runs it again.
+func (w *world) startDaemon(b *testing.B, name, binary string) *daemon {
+	d := &daemon{name: name, dir: filepath.Join(w.dir, name)}
+	out := command(b, exec.Command(binary, "init", "--dir", d.dir, "--listen", "127.0.0.1:0", "--name", "localhost",
+		"--issuer", w.idp.URL(), "--client-id", "hallpass"), w.root)
+	pin := regexp.MustCompile(`#sha256:\S+?'`).FindString(out)
+	config, err := os.OpenFile(filepath.Join(d.dir, "hallpassd.yaml"), os.O_WRONLY|os.O_APPEND, 0)
+	must(b, err)
+	_, err = config.WriteString("limits: {identity_rate: 1000000, identity_burst: 1000000}\n")
+	must(b, err)
+	must(b, config.Close())
+	d.run(b, binary, pin)
+	if w.parts == nil {
+		w.parts = newParts(b, w, d)
+		d.stop()
+		w.parts.record = lastRecord(b, d.dir)
+		d.run(b, binary, pin)
+	}
+	return d
+}
+
+// run starts the daemon and connects to it.
+func (d *daemon) run(b *testing.B, binary, pin string) {
+	// As under systemd: what it logs goes somewhere, and the daemon does not wait for it.
+	log, err := os.Create(filepath.Join(d.dir, "stderr"))
+	must(b, err)
+	defer log.Close()
+	cmd := exec.Command(binary, "run", "--dir", d.dir)
+	cmd.Stderr = log
+	must(b, cmd.Start())
+	d.process = &process{cmd: cmd}
+	b.Cleanup(d.stop)
+	listening := regexp.MustCompile(`"msg":"listening","address":"127.0.0.1:(\d+)"`)
+	for {
+		text, err := os.ReadFile(log.Name())
+		must(b, err)
+		if found := listening.FindSubmatch(text); found != nil {
+			address, err := client.ParseAddress("localhost:" + string(found[1]) + strings.TrimSuffix(pin, "'"))
+			must(b, err)
+			d.connect(b, address)
+			return
+		}
+		if !d.alive() {
+			b.Fatalf("hallpassd ended:\n%s", text)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+// lastRecord reads the log of a daemon that does not run.
+func lastRecord(b *testing.B, dir string) []byte {
+	key, err := audit.LoadLogKey(filepath.Join(dir, "keys", "log"))
+	must(b, err)
+	log, err := bolt.Open(filepath.Join(dir, "log.db"), bolt.Config{LogKey: key})
+	must(b, err)
+	defer log.Close()
+	size, err := log.Size(context.Background())
+	must(b, err)
+	records, err := log.Records(context.Background(), size-1, 1)
+	must(b, err)
+	return records[0]
+}
+
+// realDir returns a new folder that is not in memory, where a sync would cost nothing.
+func realDir(b *testing.B, root string) string {
+	dir := b.TempDir()
+	var fs unix.Statfs_t
+	must(b, unix.Statfs(dir, &fs))
+	if fs.Type != unix.TMPFS_MAGIC {
+		return dir
+	}
+	dir, err := os.MkdirTemp(root, ".bench-")
+	must(b, err)
+	b.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// describe says what was measured on what.
+func (w *world) describe() string {
+	var fs unix.Statfs_t
+	kind := "unknown"
+	if unix.Statfs(w.dir, &fs) == nil {
+		kind = map[int64]string{unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
+			unix.OVERLAYFS_SUPER_MAGIC: "overlayfs"}[int64(fs.Type)]
+	}
+	load, _ := os.ReadFile("/proc/loadavg")
+	return fmt.Sprintf("\n%s, %.0f cores, %s, data on %s, load of the machine at the end %s\nrequest %d B with a token of %d B, answer %d B, record %d B\n",
+		processor(), cores(), runtime.Version(), kind, firstWord(load), w.parts.request, w.parts.token, w.parts.answer, len(w.parts.record))
+}
+
+func processor() string {
+	text, _ := os.ReadFile("/proc/cpuinfo")
+	if m := regexp.MustCompile(`(?m)^model name\s*: (.*)$`).FindSubmatch(text); m != nil {
+		return string(m[1])
+	}
+	return runtime.GOARCH
+}
+
+func firstWord(text []byte) string {
+	word, _, _ := bytes.Cut(text, []byte(" "))
+	return string(word)
+}
+
+// process is a program that answers calls, with the connections to it.
+type process struct {
+	cmd *exec.Cmd
+	connections
+}
+
+// cpu is what the process used so far, user and system, from its CPU clock (clock_getcpuclockid(3)): what /proc/PID/stat shows,
+// without rounding to ticks.
+func (p *process) cpu(b *testing.B) time.Duration {
+	var t unix.Timespec
+	must(b, unix.ClockGettime(int32(^p.cmd.Process.Pid<<3|2), &t))
+	return time.Duration(t.Nano())
+}
+
+// alive says whether the process still runs, or can still be asked to end.
+func (p *process) alive() bool {
+	return p.cmd.ProcessState == nil && p.cmd.Process.Signal(syscall.Signal(0)) == nil
+}
+
+// stop ends the process and waits for it.
+func (p *process) stop() {
+	if p.cmd.ProcessState != nil {
+		return
+	}
+	p.close()
+	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	_ = p.cmd.Wait()
+}
+
+// ownCPU is what this process used so far.
+func ownCPU(b *testing.B) time.Duration {
+	var usage unix.Rusage
+	must(b, unix.Getrusage(unix.RUSAGE_SELF, &usage))
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+func command(b *testing.B, cmd *exec.Cmd, dir string) string {
+	b.Helper()
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		b.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+	return string(out)
+}
+
+func must(b testing.TB, err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
