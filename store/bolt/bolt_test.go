@@ -66,7 +66,7 @@ func closing(t testing.TB, path string, s *bolt.Store, err error) *bolt.Store {
 // view reads a log behind its back.
 func view(t testing.TB, path string, read func(*bbolt.Tx) error) {
 	t.Helper()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: page, ReadOnly: true})
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: page, ReadOnly: true, Timeout: time.Second})
 	if err != nil {
 		t.Error(err)
 		return
