@@ -286,3 +286,11 @@ func (a *authority) repeat(t *testing.T, p *process) {
 		}
 	}
 }
+
+// doubt takes what was answered with Unavailable for lost: after a failed sync the record may be there or not.
+func (s *seen) doubt() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lost = append(s.lost, s.unwritten...)
+	s.unwritten = nil
+}
