@@ -7,13 +7,16 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
+	"errors"
 	"fmt"
+	"net"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/client"
 	"github.com/hallpass-ssh/hallpass/internal/devidp"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hiddeco/sshsig"
@@ -293,4 +296,44 @@ func (s *seen) doubt() {
 	defer s.mu.Unlock()
 	s.lost = append(s.lost, s.unwritten...)
 	s.unwritten = nil
+}
+
+// errFound ends the reading of a stream.
+var errFound = errors.New("found")
+
+// awaitRecord reads the log over the wire, as an auditor, until it has the record of a request, and returns its index.
+func (a *authority) awaitRecord(t *testing.T, p *process, r *request) (index uint64) {
+	t.Helper()
+	_, port, err := net.SplitHostPort(p.listening())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c, err := client.Dial(ctx, client.Address{Host: "localhost", Port: port, Pin: a.pin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	carol := a.signIn(t, "carol")
+	who := client.SignIn{
+		Token: carol.token, TokenNonce: carol.nonce, Key: carol.key.PublicKey(),
+		Sign: func(_ context.Context, namespace string, message []byte) ([]byte, error) {
+			return carol.sign(namespace, message)
+		},
+	}
+	err = c.FollowRecords(ctx, who, &pb.FollowRecordsRequest{}, func(e *pb.Entry) error {
+		record := &pb.Record{}
+		if err := proto.Unmarshal(e.GetRecord(), record); err != nil {
+			return err
+		}
+		if index = record.GetIndex(); string(record.GetDecided().GetAsked().GetNonce()) == r.nonce {
+			return errFound
+		}
+		return nil
+	})
+	if !errors.Is(err, errFound) {
+		t.Fatalf("follow the log: %v", err)
+	}
+	return index
 }

@@ -4,8 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -78,6 +80,7 @@ type authority struct {
 	dir   string
 	idp   *devidp.Server
 	roots *x509.CertPool // the TLS certificate of the daemon
+	pin   []byte         // the SHA-256 of its public key
 	seen  seen
 }
 
@@ -110,14 +113,28 @@ func newAuthority(t *testing.T, dir string) *authority {
 	a.configure(t, func(config string) string {
 		return config + "limits: {identity_rate: 1000000, identity_burst: 1000000}\n"
 	})
-	certificate, err := os.ReadFile(filepath.Join(dir, "tls", "cert.pem"))
+	certificate := readCertificate(t, filepath.Join(dir, "tls", "cert.pem"))
+	a.roots.AddCert(certificate)
+	pin := sha256.Sum256(certificate.RawSubjectPublicKeyInfo)
+	a.pin = pin[:]
+	return a
+}
+
+func readCertificate(t *testing.T, name string) *x509.Certificate {
+	t.Helper()
+	text, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !a.roots.AppendCertsFromPEM(certificate) {
-		t.Fatal("the TLS certificate is none")
+	block, _ := pem.Decode(text)
+	if block == nil {
+		t.Fatalf("%s holds no PEM", name)
 	}
-	return a
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return certificate
 }
 
 // configure edits the configuration file.

@@ -69,6 +69,13 @@ func (a *authority) moveKey(t *testing.T) *sshAgent {
 	return &sshAgent{cmd.Process, socket}
 }
 
+func (g *sshAgent) signal(t *testing.T, s os.Signal) {
+	t.Helper()
+	if err := g.process.Signal(s); err != nil {
+		t.Fatalf("signal ssh-agent: %v", err)
+	}
+}
+
 // dialAgent waits until the agent listens.
 func dialAgent(t *testing.T, socket string) net.Conn {
 	t.Helper()
