@@ -21,6 +21,7 @@ const getCheckpoint = pb.AuditService_GetCheckpoint_FullMethodName
 
 // Whoever calls without a signed request shows that it holds the key of its sign-in: for this method, on this server, now.
 func TestProofOfPossession(t *testing.T) {
+	t.Parallel()
 	s := stack.Start(t, rules)
 	carol, other := s.Login("carol").SignIn, s.Login("bob").SignIn
 	conn := s.Dial()
@@ -84,6 +85,7 @@ func TestProofOfPossession(t *testing.T) {
 
 // A proof of possession is no request for a certificate.
 func TestAProofIsNoRequest(t *testing.T) {
+	t.Parallel()
 	s := stack.Start(t, rules)
 	alice := s.Login("alice").SignIn
 	signed, blob := stack.Sign(t, alice, ca.CallNamespace, stack.Request(alice))
@@ -111,6 +113,7 @@ func withToken(ctx context.Context, token string) context.Context {
 
 // The token travels once, as a bearer token. Whatever else is there is no token, and counted.
 func TestTokensInOtherForms(t *testing.T) {
+	t.Parallel()
 	s := stack.Start(t, rules)
 	carol := s.Login("carol").SignIn
 	signed, blob := stack.Sign(t, carol, ca.CallNamespace, &pb.Possession{

@@ -78,6 +78,7 @@ func kinds(s *stack.Stack) []kind {
 // Every method of every service is called by every kind of caller: who gets through is what the table says, and what the log
 // holds afterwards is what the table says.
 func TestEveryMethodByEveryKindOfCaller(t *testing.T) {
+	t.Parallel()
 	s := stack.Start(t, rules)
 	conn := s.Dial()
 	allowed := server.Allowed()
