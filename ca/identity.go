@@ -36,7 +36,7 @@ type Identity struct {
 
 // Token is what decisions depend on of a verified ID token. The token itself stays where it was verified.
 type Token struct {
-	// Digest is the SHA-256 of the compact token.
+	// Digest is the SHA-256 of what the signature of the compact token covers: the token without its signature, which can be made over.
 	Digest [32]byte
 	// Nonce is the nonce claim, empty for refreshed, device-flow and workload tokens.
 	Nonce string

@@ -7,7 +7,7 @@ import (
 
 const maxCached = 4096 // tokens
 
-// cache remembers verified tokens by their digest. The zero value is empty. Only tokens that verified get in, so strangers cannot
+// cache remembers verified tokens by the digest of all of their bytes. The zero value is empty. Only tokens that verified get in, so strangers cannot
 // fill it.
 type cache struct {
 	mu     sync.Mutex // guards tokens
@@ -40,5 +40,5 @@ func (c *cache) put(t *token, now time.Time) {
 			break
 		}
 	}
-	c.tokens[t.digest] = t
+	c.tokens[t.raw] = t
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -115,7 +116,8 @@ func (v *Verifier) Authenticate(ctx context.Context, raw string, now time.Time) 
 
 // token is a token that was verified but for what changes with time.
 type token struct {
-	digest [32]byte
+	raw    [32]byte // SHA-256 of all of it, by which it is remembered
+	digest [32]byte // SHA-256 of what its signature covers, by which it is told from others
 	issuer *Issuer
 	keyID  string
 	key    *key // that verified it
@@ -146,7 +148,8 @@ func (v *Verifier) verify(ctx context.Context, raw string, now time.Time) (*toke
 	if refusal != nil {
 		return nil, refusal
 	}
-	t.digest = digest
+	// Of an ECDSA signature anybody can make another over the same bytes. That is the same token, and serves no second time.
+	t.raw, t.digest = digest, sha256.Sum256([]byte(raw[:strings.LastIndexByte(raw, '.')]))
 	v.verified.put(t, now)
 	return t, nil
 }

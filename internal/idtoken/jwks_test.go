@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -137,6 +138,38 @@ func TestKeysOfAllKinds(t *testing.T) {
 				t.Errorf("got %v, want no error", err)
 			}
 		})
+	}
+}
+
+// TestASignatureMadeOverIsTheSameToken takes the signature (r, s) of a token to (r, n-s), which verifies too and needs no key.
+func TestASignatureMadeOverIsTheSameToken(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer := keysServer(t, []any{jose.JSONWebKey{KeyID: "a", Key: key.Public()}})
+	v := newVerifier(t, idtoken.Config{Issuers: []idtoken.Issuer{{URL: issuer, Audience: "hallpass", Kind: ca.Workload, AllowInsecure: true}}})
+	raw := signJOSE(t, issuer, "a", jose.ES256, key)
+	dot := strings.LastIndexByte(raw, '.')
+	signature, err := base64.RawURLEncoding.DecodeString(raw[dot+1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := new(big.Int).SetBytes(signature[32:])
+	s.Sub(elliptic.P256().Params().N, s).FillBytes(signature[32:])
+	var digests [][32]byte
+	for _, token := range []string{raw, raw[:dot+1] + base64.RawURLEncoding.EncodeToString(signature)} {
+		caller, err := v.Authenticate(t.Context(), token, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		digests = append(digests, caller.Token.Digest)
+	}
+	if digests[0] != digests[1] {
+		t.Error("one token has two digests, so it could serve twice")
+	}
+	if _, err := v.Authenticate(t.Context(), raw[:dot+1]+encode(strings.Repeat("x", 64)), time.Now()); err == nil {
+		t.Error("a signature that does not verify is taken for one that was remembered")
 	}
 }
 

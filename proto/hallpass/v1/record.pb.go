@@ -1218,7 +1218,7 @@ func (x *StringList) GetValues() []string {
 // TokenFacts is what a decision depends on of an ID token. The token itself is never stored.
 type TokenFacts struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// SHA-256 of the compact token.
+	// SHA-256 of what the signature of the compact token covers: its first two parts, with the dot between.
 	Digest []byte `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
 	// The token was shown to belong to the key of the request.
 	Bound bool `protobuf:"varint,2,opt,name=bound,proto3" json:"bound,omitempty"`
