@@ -14,9 +14,10 @@ func LintNames() []string {
 	return names
 }
 
-// KeyID, SourceAddressValid and PrincipalValid are what the fuzz targets hold against their oracles.
+// KeyID, SourceAddressValid, PrincipalValid and IsSquare are what tests hold against their oracles.
 var (
 	KeyID              = keyID
 	SourceAddressValid = validSourceAddress
 	PrincipalValid     = func(s string) bool { return !notPrincipal(s) }
+	IsSquare           = isSquare
 )
