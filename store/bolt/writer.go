@@ -106,16 +106,23 @@ func (w *writer) putFact(f audit.Fact) {
 	if f.Rule == audit.Holds {
 		return
 	}
-	facts, expiry := w.bucket(factsBucket), w.bucket(expiryBucket)
-	if old := facts.Get(f.Key); len(old) >= 8 && binary.BigEndian.Uint64(old) != 0 {
-		must(expiry.Delete(expiryKey(old[:8], f.Key)))
-	}
 	stored := make([]byte, 8, 8+len(f.Value))
 	if !f.Expires.IsZero() {
 		binary.BigEndian.PutUint64(stored, uint64(f.Expires.Unix()))
+	}
+	stored = append(stored, f.Value...)
+	facts, expiry := w.bucket(factsBucket), w.bucket(expiryBucket)
+	old := facts.Get(f.Key)
+	if bytes.Equal(old, stored) { // as the snapshot of an identity is, nearly always
+		return
+	}
+	if len(old) >= 8 && binary.BigEndian.Uint64(old) != 0 {
+		must(expiry.Delete(expiryKey(old[:8], f.Key)))
+	}
+	if !f.Expires.IsZero() {
 		must(expiry.Put(expiryKey(stored, f.Key), nil))
 	}
-	must(facts.Put(f.Key, append(stored, f.Value...)))
+	must(facts.Put(f.Key, stored))
 }
 
 // finish forgets some of what expired and signs the new state of the log.
