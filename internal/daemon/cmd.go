@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 
 	"github.com/hallpass-ssh/hallpass/internal/version"
@@ -105,11 +106,20 @@ func runCommand(stderr io.Writer) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			spendMemory()
 			return Run(cmd.Context(), cfg, stderr)
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", defaultDir, "folder made by `hallpassd init`")
 	return cmd
+}
+
+// spendMemory lets the heap grow to five times of what is in use before it is collected, unless GOGC says otherwise. Little is
+// in use between requests, so this costs some 10 MB, and saves about a tenth of the CPU of each certificate.
+func spendMemory() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400)
+	}
 }
 
 func checkCommand() *cobra.Command {
