@@ -6,6 +6,7 @@ package e2e_test
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -56,6 +57,7 @@ func TestScripts(t *testing.T) {
 			"device": device,
 			"agent":  startAgent,
 			"status": exitStatus,
+			"json":   jsonOutput,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("REPO", root)
@@ -207,5 +209,38 @@ func exitStatus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if code != args[0] {
 		ts.Fatalf("%s: exit code %s, want %s", strings.Join(args[1:], " "), code, args[0])
+	}
+}
+
+// jsonOutput is `json stdout|stderr [PATH=REGEXP...]`: what the last command wrote is JSON - of stderr, its last line - and the
+// values at these paths match as a whole.
+func jsonOutput(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: json stdout|stderr [PATH=REGEXP...]")
+	}
+	text := strings.TrimSpace(ts.ReadFile(args[0]))
+	if args[0] == "stderr" {
+		text = text[strings.LastIndexByte(text, '\n')+1:]
+	}
+	var document any
+	if err := json.Unmarshal([]byte(text), &document); err != nil {
+		ts.Fatalf("%s is no JSON: %v", args[0], err)
+	}
+	for _, arg := range args[1:] {
+		path, want, _ := strings.Cut(arg, "=")
+		value := document
+		for name := range strings.SplitSeq(path, ".") {
+			object, _ := value.(map[string]any)
+			value = object[name]
+		}
+		got, ok := value.(string)
+		if !ok {
+			raw, err := json.Marshal(value)
+			ts.Check(err)
+			got = string(raw)
+		}
+		if !regexp.MustCompile(`^(?:` + want + `)$`).MatchString(got) {
+			ts.Fatalf("%s: %s is %q, want %s", args[0], path, got, want)
+		}
 	}
 }

@@ -85,10 +85,6 @@ func (a *app) showAnswer(t target, answer *pb.DryRunResponse) error {
 	d := answer.GetDecision()
 	ttl := answer.GetTtl().AsDuration()
 	if a.json() {
-		missing := []needJSON{}
-		for _, n := range needs(d.GetNeeds()) {
-			missing = append(missing, needJSON{needNames[n.Kind], int64(n.LoginWithin / time.Second)})
-		}
 		return a.printJSON(struct {
 			Login       string     `json:"login"`
 			Host        string     `json:"host"`
@@ -101,7 +97,7 @@ func (a *app) showAnswer(t target, answer *pb.DryRunResponse) error {
 			Principals  []string   `json:"principals"`
 			Policy      string     `json:"policy"`
 		}{
-			t.login, t.host, outcomeNames[d.GetOutcome()], d.GetRule(), d.GetEnvironment(), d.GetMessage(), missing,
+			t.login, t.host, outcomeNames[d.GetOutcome()], d.GetRule(), d.GetEnvironment(), d.GetMessage(), needsJSON(needs(d.GetNeeds())),
 			int64(ttl / time.Second), append([]string{}, answer.GetPrincipals()...), policyName(answer.GetPolicy()),
 		})
 	}

@@ -77,7 +77,7 @@ func (a *app) ensure(ctx context.Context, t target, w wish, command string) erro
 	return err
 }
 
-// issue asks for a certificate and puts it where ssh finds it. It shows a refusal on a screen of its own.
+// issue asks for a certificate and puts it where ssh finds it. Its refusals say what was asked.
 func (a *app) issue(ctx context.Context, t target, w wish, command string) (*client.Issued, error) {
 	issued, err := a.request(ctx, t, w)
 	if err != nil {

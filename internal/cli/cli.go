@@ -19,6 +19,8 @@ type app struct {
 	server, configFile, output string
 	// noPrompt forbids to ask the user anything.
 	noPrompt bool
+	// tokenFile is where the token of the sign-in came from, once that was read; empty for people.
+	tokenFile string
 }
 
 // Run does what args say and returns the exit code.
@@ -68,8 +70,9 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.loginCommand(), a.logoutCommand(), a.statusCommand(), a.sshCommand(), a.certCommand(), a.canCommand(),
 		a.setupCommand(), a.matchCommand(), a.doctorCommand(), a.auditCommand(), a.caCommand(), a.policyCommand(),
-		a.versionCommand(), a.manCommand(), exitCodesTopic(),
+		a.versionCommand(), a.manCommand(),
 	)
+	root.AddCommand(topics()...)
 	return root
 }
 

@@ -101,7 +101,7 @@ func (a *app) checkSettings(context.Context) finding {
 		_, err = s.address()
 	}
 	if err != nil {
-		return fail(classify(err).hint, "%v", err)
+		return fail(a.classify(err).hint, "%v", err)
 	}
 	return ok("the CA is %s", s.Server)
 }
@@ -147,12 +147,12 @@ func checkAgent(ctx context.Context) finding {
 func (a *app) checkSignIn(ctx context.Context) finding {
 	s, err := session(ctx)
 	if err != nil {
-		return warn(classify(err).hint, "%v", err)
+		return warn(a.classify(err).hint, "%v", err)
 	}
 	if _, _, err := a.signedIn(ctx); err != nil {
 		return fail("hallpass login", "%v", err)
 	}
-	return ok("%s until %s", userName(s), clock(s.KeyExpires))
+	return ok("%s until %s", userName(s), clock(ends(s)))
 }
 
 func checkSSHConfig(file string) finding {

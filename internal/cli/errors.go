@@ -11,7 +11,6 @@ import (
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/agentkey"
 	"github.com/hallpass-ssh/hallpass/internal/client"
-	"github.com/spf13/cobra"
 )
 
 // The exit codes.
@@ -39,11 +38,21 @@ type failure struct {
 	exit int
 	err  error
 	hint string
+	// asked is the access that was refused; nil if none was asked for.
+	asked *target
 }
 
 func (f *failure) Error() string { return f.err.Error() }
 
 func (f *failure) Unwrap() error { return f.err }
+
+// needs are what is still needed, as the daemon says.
+func (f *failure) needs() []ca.Need {
+	if reason, ok := errors.AsType[*ca.Error](f.err); ok {
+		return reason.Needs
+	}
+	return nil
+}
 
 // report prints err, if there is one, and returns the exit code.
 func (a *app) report(ctx context.Context, err error) int {
@@ -53,21 +62,43 @@ func (a *app) report(ctx context.Context, err error) int {
 	if code, ok := errors.AsType[*exec.ExitError](err); ok && code.ExitCode() > 0 {
 		return code.ExitCode() // of ssh, which has said what was wrong
 	}
-	f := classify(err)
+	f := a.classify(err)
 	if ctx.Err() != nil || errors.Is(err, context.Canceled) {
 		f = &failure{exit: exitInterrupted, err: errors.New("interrupted")}
 	}
-	if f.Error() != "" {
-		fmt.Fprintln(a.err, bold(a.err, "hallpass:"), plain(f.Error()))
-	}
-	if f.hint != "" {
-		fmt.Fprintln(a.err, bold(a.err, "hint:"), plain(f.hint))
+	switch {
+	case f.Error() == "":
+	case a.json():
+		a.reportJSON(f)
+	default:
+		a.reportText(f)
 	}
 	return f.exit
 }
 
+// reportText shows an error to a person; a refusal on one screen: what was asked, who said no and why, what would make it a yes,
+// and the record that an admin can look up.
+func (a *app) reportText(f *failure) {
+	if f.asked != nil {
+		fmt.Fprintf(a.err, "%s %s\n", bold(a.err, "refused:"), f.asked)
+		if r, ok := errors.AsType[*client.Refusal](f.err); ok {
+			a.fact("rule", r.Rule)
+			a.fact("environment", r.Environment)
+			a.fact("policy", short(r.Policy))
+			a.fact("record", r.Index)
+		}
+		for _, need := range f.needs() {
+			a.fact("needed", describeNeed(need))
+		}
+	}
+	fmt.Fprintln(a.err, bold(a.err, "hallpass:"), plain(f.Error()))
+	if f.hint != "" {
+		fmt.Fprintln(a.err, bold(a.err, "hint:"), plain(f.hint))
+	}
+}
+
 // classify finds the exit code of err, and what to type next.
-func classify(err error) *failure {
+func (a *app) classify(err error) *failure {
 	if f, ok := errors.AsType[*failure](err); ok {
 		return f
 	}
@@ -85,8 +116,11 @@ func classify(err error) *failure {
 	switch reason.Kind {
 	case ca.Unauthenticated:
 		f.hint = "hallpass login"
+		if a.tokenFile != "" {
+			f.hint = hintForJob(a.tokenFile)
+		}
 	case ca.Denied:
-		f.hint = "ask the admins of the CA, who see this refusal in the log: hallpass audit list"
+		f.hint = "ask the admins of the CA"
 		if r, ok := errors.AsType[*client.Refusal](err); ok && r.Index != "" {
 			f.hint = "ask the admins of the CA, who see why: hallpass audit show " + plain(r.Index)
 		}
@@ -106,29 +140,18 @@ type ask struct {
 	command string // what to type again, with what is needed
 }
 
-// refused shows a refusal on one screen: what was asked, who said no and why, what would make it a yes, and the record that an
-// admin can look up.
+// refused adds to a refusal what was asked, and what to type to get it after all.
 func (a *app) refused(err error, q ask) error {
-	f := classify(err)
+	f := *a.classify(err)
 	reason, ok := errors.AsType[*ca.Error](err)
 	if !ok || reason.Kind != ca.Denied && reason.Kind != ca.Needs {
-		return f
+		return &f
 	}
-	fmt.Fprintf(a.err, "%s %s\n", bold(a.err, "refused:"), q.target)
-	if r, ok := errors.AsType[*client.Refusal](err); ok {
-		a.fact("rule", r.Rule)
-		a.fact("environment", r.Environment)
-		a.fact("policy", short(r.Policy))
-		a.fact("record", r.Index)
-	}
-	for _, need := range reason.Needs {
-		a.fact("needed", describeNeed(need))
-	}
-	hint := f.hint
+	f.asked = &q.target
 	if len(reason.Needs) > 0 {
-		hint = hintForNeed(reason.Needs, q)
+		f.hint = hintForNeed(reason.Needs, q)
 	}
-	return &failure{exit: f.exit, err: err, hint: hint}
+	return &f
 }
 
 func (a *app) fact(name, value string) {
@@ -180,24 +203,4 @@ func short(revision string) string {
 		return revision[:12]
 	}
 	return revision
-}
-
-// exitCodesTopic is `hallpass help exit-codes`.
-func exitCodesTopic() *cobra.Command {
-	return &cobra.Command{
-		Use:   "exit-codes",
-		Short: "What the exit codes mean",
-		Long: `The exit codes of every command:
-
-  0    done, or nothing to do
-  1    failed
-  2    usage: the command line or the settings are wrong
-  3    denied by policy
-  4    sign in first: hallpass login
-  5    something is still needed: a reason, a fresher login
-  6    the daemon is not reachable
-  130  interrupted
-
-hallpass ssh ends with the exit code of ssh once ssh runs.`,
-	}
 }

@@ -22,8 +22,11 @@ import (
 // loginFlags are what the user may choose about a sign-in.
 type loginFlags struct {
 	device, noBrowser, fresh bool
-	issuer, key              string
+	issuer, key, tokenFile   string
 }
+
+// interactive tells whether the user asked for a way in which people sign in.
+func (f loginFlags) interactive() bool { return f.device || f.noBrowser || f.fresh || f.issuer != "" }
 
 func (a *app) loginCommand() *cobra.Command {
 	var f loginFlags
@@ -33,12 +36,19 @@ func (a *app) loginCommand() *cobra.Command {
 		Long: `Sign in at the identity provider that the CA names, and make the key that certificates will be for.
 
 Without a browser (on a machine reached by SSH, say) the device flow is used: you enter a code on any other device. The key is
-fresh, lives in your ssh-agent for 12 hours and never rests on a disk; with no agent it is a private file on the runtime tmpfs.`,
-		Example: "  hallpass login --server ca.example.com:7443\n  hallpass login --key ~/.ssh/id_ed25519_sk.pub",
-		Args:    exactArgs(),
+fresh, lives in your ssh-agent for 12 hours and never rests on a disk; with no agent it is a private file on the runtime tmpfs.
+
+A CI job or a service does not sign in: it has an ID token of its platform, for the audience that the CA gives to jobs. Put it
+into a file and name that with --token-file. Such a token gets one certificate, and is worth nothing afterwards.`,
+		Example: "  hallpass login --server ca.example.com:7443\n  hallpass login --key ~/.ssh/id_ed25519_sk.pub\n" +
+			"  hallpass login --token-file \"$RUNNER_TEMP/id-token\"",
+		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if f.device && f.noBrowser {
 				return usageError(cmd, errors.New("--device needs no browser on this machine: leave out --no-browser"))
+			}
+			if f.tokenFile != "" && f.interactive() {
+				return usageError(cmd, errors.New("--token-file is for jobs: leave out what is for people"))
 			}
 			return a.login(cmd.Context(), f)
 		},
@@ -49,6 +59,7 @@ fresh, lives in your ssh-agent for 12 hours and never rests on a disk; with no a
 	flags.BoolVar(&f.fresh, "fresh", false, "have the identity provider ask anew, even if it knows you")
 	flags.StringVar(&f.issuer, "issuer", "", "name of the identity provider, if the CA knows several (HALLPASS_ISSUER)")
 	flags.StringVar(&f.key, "key", "", "public key file of your own key, in your agent or beside it (HALLPASS_KEY)")
+	flags.StringVar(&f.tokenFile, "token-file", "", "file with the ID token of a CI job or service (HALLPASS_TOKEN_FILE)")
 	return cmd
 }
 
@@ -68,6 +79,9 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	if f.key != "" {
 		s.Key = f.key
 	}
+	if f.tokenFile == "" && !f.interactive() {
+		f.tokenFile = s.TokenFile
+	}
 	key, err := newKey(ctx, s.Key)
 	if err != nil {
 		return err
@@ -85,13 +99,9 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	if err != nil {
 		return err
 	}
-	provider, err := chooseIssuer(discovered.GetIssuers(), s.Issuer)
+	signedIn, err := a.authenticate(ctx, discovered.GetIssuers(), s.Issuer, key.Public, f)
 	if err != nil {
 		return err
-	}
-	signedIn, err := a.authenticate(ctx, provider, key.Public, f)
-	if err != nil {
-		return fmt.Errorf("sign in: %w", err)
 	}
 	signedIn.Server = address.String()
 	if err := a.keep(ctx, signedIn, key, cas); err != nil {
@@ -102,8 +112,10 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 			return err
 		}
 	}
-	a.announce(ctx)
-	a.refreshSSHConfig(ctx)
+	if signedIn.TokenFile == "" {
+		a.announce(ctx)
+		a.refreshSSHConfig(ctx)
+	}
 	return a.status(ctx)
 }
 
@@ -154,26 +166,36 @@ func chooseIssuer(issuers []*pb.Issuer, name string) (login.Provider, error) {
 	}
 }
 
-// authenticate signs the user in. In a browser the ID token is bound to the key; the device flow has no nonce for that.
-func (a *app) authenticate(ctx context.Context, provider login.Provider, key ssh.PublicKey, f loginFlags) (login.Session, error) {
+// authenticate takes the token of a job, or signs the user in. In a browser the ID token is bound to the key; the device flow has
+// no nonce for that.
+func (a *app) authenticate(ctx context.Context, issuers []*pb.Issuer, name string, key ssh.PublicKey, f loginFlags) (login.Session, error) {
+	s := login.Session{TokenFile: f.tokenFile, PublicKey: key.Marshal(), KeyExpires: time.Now().Add(sessionLifetime)}
 	var (
 		tokens login.Tokens
 		err    error
 	)
-	s := login.Session{Issuer: provider, PublicKey: key.Marshal(), KeyExpires: time.Now().Add(sessionLifetime)}
-	if f.device || !f.noBrowser && !login.HasBrowser() {
-		tokens, err = login.Device(ctx, provider, a.err, a.qr())
-	} else {
-		s.TokenNonce = make([]byte, 32)
-		rand.Read(s.TokenNonce)
-		open := login.OpenBrowser
-		if f.noBrowser {
-			open = func(string) error { return nil }
-		}
-		tokens, err = login.Browser(ctx, provider, ca.TokenNonce(s.TokenNonce, s.PublicKey), open, a.err, login.Options{FreshLogin: f.fresh})
+	if f.tokenFile != "" {
+		s.Issuer.Issuer, tokens, err = login.ReadToken(f.tokenFile)
+	} else if s.Issuer, err = chooseIssuer(issuers, name); err == nil {
+		tokens, err = a.signIn(ctx, &s, key, f)
 	}
 	s.Subject, s.Email, s.Expiry, s.IDToken, s.RefreshToken = tokens.Subject, tokens.Email, tokens.Expiry, tokens.IDToken, tokens.RefreshToken
 	return s, err
+}
+
+// signIn has a person sign in, in a browser here or anywhere else.
+func (a *app) signIn(ctx context.Context, s *login.Session, key ssh.PublicKey, f loginFlags) (login.Tokens, error) {
+	if f.device || !f.noBrowser && !login.HasBrowser() {
+		return login.Device(ctx, s.Issuer, a.err, a.qr())
+	}
+	open := login.OpenBrowser
+	if f.noBrowser {
+		open = func(string) error { return nil }
+	}
+	s.TokenNonce = make([]byte, 32)
+	rand.Read(s.TokenNonce)
+	nonce := ca.TokenNonce(s.TokenNonce, key.Marshal())
+	return login.Browser(ctx, s.Issuer, nonce, open, a.err, login.Options{FreshLogin: f.fresh})
 }
 
 // qr draws an address for a phone, if there is a terminal to draw on.

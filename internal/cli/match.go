@@ -66,11 +66,11 @@ func (a *app) match(ctx context.Context, host, login string) error {
 	}
 	t, err := newTarget(login, host)
 	if err != nil {
-		return oneLine(err)
+		return a.oneLine(err)
 	}
 	unlock, err := lockTarget(ctx, t)
 	if err != nil {
-		return oneLine(err)
+		return a.oneLine(err)
 	}
 	defer unlock()
 	if a.matchHeld(ctx, host, login) {
@@ -78,14 +78,14 @@ func (a *app) match(ctx context.Context, host, login string) error {
 	}
 	down, err := openUnreachable()
 	if err != nil {
-		return oneLine(err)
+		return a.oneLine(err)
 	}
 	s, err := a.settings()
 	if err != nil {
-		return oneLine(err)
+		return a.oneLine(err)
 	}
 	if down.remembered(s.Server, time.Now()) {
-		return oneLine(&ca.Error{Kind: ca.Unavailable, Message: "the CA did not answer a moment ago"})
+		return a.oneLine(&ca.Error{Kind: ca.Unavailable, Message: "the CA did not answer a moment ago"})
 	}
 	a.noPrompt = true
 	_, err = a.request(ctx, t, wish{})
@@ -95,15 +95,15 @@ func (a *app) match(ctx context.Context, host, login string) error {
 	if ca.KindOf(err) == ca.Unavailable {
 		err = errors.Join(err, down.remember(s.Server))
 	}
-	return oneLine(err)
+	return a.oneLine(err)
 }
 
 // oneLine says all in one line: ssh's own output is what the user came for.
-func oneLine(err error) error {
+func (a *app) oneLine(err error) error {
 	if err == nil {
 		return nil
 	}
-	f := *classify(err)
+	f := *a.classify(err)
 	if f.hint != "" {
 		f.err = fmt.Errorf("%w (%s)", f.err, f.hint)
 		f.hint = ""

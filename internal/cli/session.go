@@ -55,10 +55,31 @@ func checkSession(s login.Session, err error) error {
 		return errSignIn(err.Error())
 	case err != nil:
 		return err
-	case !time.Now().Before(s.KeyExpires):
-		return errSignIn("the sign-in ended at " + clock(s.KeyExpires))
+	case !time.Now().Before(ends(s)):
+		return errEnded(s, "the sign-in ended at "+clock(ends(s)))
 	}
 	return nil
+}
+
+// ends is when a sign-in ends: with its key, or with an ID token that cannot be refreshed.
+func ends(s login.Session) time.Time {
+	if s.RefreshToken == "" && s.Expiry.Before(s.KeyExpires) {
+		return s.Expiry
+	}
+	return s.KeyExpires
+}
+
+// errEnded says that a sign-in is no good any more, and how to get another of its kind.
+func errEnded(s login.Session, why string) error {
+	if s.TokenFile != "" {
+		return &failure{exit: exitSignIn, err: errors.New(why), hint: hintForJob(s.TokenFile)}
+	}
+	return errSignIn(why)
+}
+
+// hintForJob says how a job gets another certificate: its token serves once.
+func hintForJob(tokenFile string) string {
+	return "write a new ID token to " + tokenFile + ", then: hallpass login --token-file " + tokenFile
 }
 
 // signedIn returns who is signed in, with an ID token that holds, and the address of the CA that the sign-in is for.
@@ -67,6 +88,7 @@ func (a *app) signedIn(ctx context.Context) (client.SignIn, client.Address, erro
 	if err != nil {
 		return client.SignIn{}, client.Address{}, err
 	}
+	a.tokenFile = s.TokenFile
 	address, err := a.sessionAddress(s)
 	if err != nil {
 		return client.SignIn{}, address, err

@@ -12,7 +12,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// settings are what a user may set once: in config.yaml, by environment (HALLPASS_SERVER, HALLPASS_ISSUER), or by flag.
+// settings are what a user may set once: in config.yaml, by environment (HALLPASS_SERVER and so on), or by flag.
 type settings struct {
 	// Server is the address of the CA.
 	Server string `yaml:"server,omitempty"`
@@ -20,6 +20,8 @@ type settings struct {
 	Issuer string `yaml:"issuer,omitempty"`
 	// Key is the public key file of the user's own key; empty for a fresh key with each sign-in.
 	Key string `yaml:"key,omitempty"`
+	// TokenFile is the file with the ID token of a job or service; empty for people.
+	TokenFile string `yaml:"token_file,omitempty"`
 }
 
 // settingsFile is where settings are: flag, then HALLPASS_CONFIG, then the user's configuration folder.
@@ -55,6 +57,7 @@ func (a *app) settings() (settings, error) {
 		{&s.Server, []string{os.Getenv("HALLPASS_SERVER"), a.server}},
 		{&s.Issuer, []string{os.Getenv("HALLPASS_ISSUER")}},
 		{&s.Key, []string{os.Getenv("HALLPASS_KEY")}},
+		{&s.TokenFile, []string{os.Getenv("HALLPASS_TOKEN_FILE")}},
 	} {
 		for _, value := range over.values {
 			if value != "" {

@@ -61,10 +61,10 @@ func (a *app) status(ctx context.Context) error {
 			Certificates []certificateJSON `json:"certificates"`
 		}{
 			s.Server, s.Issuer.Issuer, s.Subject, s.Email, ssh.FingerprintSHA256(key), holder(keys),
-			s.KeyExpires.UTC().Truncate(time.Second), certificates,
+			ends(s).UTC().Truncate(time.Second), certificates,
 		})
 	}
-	fmt.Fprintf(a.out, "signed in as %s until %s (%s)\n", plain(userName(s)), clock(s.KeyExpires), left(s.KeyExpires))
+	fmt.Fprintf(a.out, "signed in as %s until %s (%s)\n", plain(userName(s)), clock(ends(s)), left(ends(s)))
 	fmt.Fprintf(a.out, "  server  %s\n  issuer  %s\n  key     %s, in the %s\n", s.Server, plain(s.Issuer.Issuer), ssh.FingerprintSHA256(key), holder(keys))
 	for _, cert := range certificates {
 		fmt.Fprintf(a.out, "  certificate for %s@%s, %s\n", cert.Login, cert.Host, left(cert.ValidBefore))

@@ -24,6 +24,8 @@ type Session struct {
 	TokenNonce []byte    `json:"token_nonce,omitempty"` // the 32 random bytes behind its nonce; nil if it was given none
 	PublicKey  []byte    `json:"public_key,omitempty"`  // SSH wire format
 	KeyExpires time.Time `json:"key_expires"`
+	// TokenFile is the file that the ID token was read from; empty if a person signed in.
+	TokenFile string `json:"token_file,omitempty"`
 	// InKeyring says that the tokens are in the keyring of the operating system. Save sets it.
 	InKeyring bool `json:"in_keyring"`
 
