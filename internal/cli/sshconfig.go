@@ -73,6 +73,9 @@ func globQuote(path string) string {
 // "Match final" sees the HostName and User that all other lines came to; a plain "Match host" at the top would not. The key is
 // named without ".pub": ssh finds its public half beside it, and its private half in the agent or, without one, right there.
 // Naming any IdentityFile ends ssh's search for the default ones, so those that exist follow.
+//
+// Names with a quote, which would end the one around them in the shell that runs exec, do not match. Older versions of ssh take
+// such names from a command line, and git that of a submodule (CVE-2023-51385).
 func block(program string, c certs, patterns, identities []string) (string, error) {
 	if len(patterns) == 0 {
 		return ownHeader + "# The CA knows no host yet.\n", nil
@@ -89,7 +92,7 @@ func block(program string, c certs, patterns, identities []string) (string, erro
 	}
 	var b strings.Builder
 	b.WriteString(ownHeader)
-	fmt.Fprintf(&b, "Match final host \"%s\" exec \"%s match '%%h' '%%r'\"\n", strings.Join(patterns, ","), shellQuote(program))
+	fmt.Fprintf(&b, "Match final host \"!*'*,%s\" user \"!*'*,*\" exec \"%s match '%%h' '%%r'\"\n", strings.Join(patterns, ","), shellQuote(program))
 	for _, line := range c.sshOptions() {
 		b.WriteString("    " + line + "\n")
 	}
