@@ -23,8 +23,9 @@ import (
 // comment marks our key in an agent, so that no other is ever removed.
 const comment = "hallpass sign-in"
 
-// ErrGone says that the private half of the key is nowhere to be found: the agent was restarted, or its lifetime is over.
-var ErrGone = errors.New("the key of this sign-in is gone from the agent")
+// ErrGone says that the private half of the key is nowhere to be found: the agent was restarted, its lifetime is over, or the
+// agent is locked, which then looks empty.
+var ErrGone = errors.New("the agent does not show the key of this sign-in: it was restarted, or it is locked (ssh-add -X unlocks it)")
 
 // Candidate is a key that may become that of a sign-in. Until it is installed, a fresh one exists in memory only.
 type Candidate struct {

@@ -141,7 +141,7 @@ func (a *app) auditTailCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "tail",
 		Short:   "Show the newest records, and then each one as it is committed",
-		Long:    "Show the newest records, and then each one as it is committed, until interrupted. With -o json, one line a record.",
+		Long:    "Show the newest records, and then each one as it is committed, until interrupted. If the CA goes away, it waits for\nit. With -o json, one line a record.",
 		Example: "  hallpass audit tail -n 20",
 		Args:    exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -152,15 +152,19 @@ func (a *app) auditTailCommand() *cobra.Command {
 	return cmd
 }
 
-// auditTail goes on where it was when the ID token expires.
+// tailRetry is how often a daemon that went away is looked for.
+const tailRetry = time.Second
+
+// auditTail goes on where it was when the ID token expires, and when the daemon comes back.
 func (a *app) auditTail(ctx context.Context, from *pb.FollowRecordsRequest) error {
 	if !a.json() {
 		fmt.Fprintln(a.out, recordHeader)
 	}
+	began, lost := false, false
 	for {
 		progress := false
 		err := a.follow(ctx, from, func(record recordJSON, index uint64) error {
-			progress = true
+			progress, began, lost = true, true, false
 			from.From, from.Last = index+1, 0
 			if a.json() {
 				return a.printJSONLine(record)
@@ -168,8 +172,20 @@ func (a *app) auditTail(ctx context.Context, from *pb.FollowRecordsRequest) erro
 			_, err := fmt.Fprintln(a.out, record.line())
 			return err
 		})
-		if !progress || ca.KindOf(err) != ca.Unauthenticated || ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return err
+		case progress && ca.KindOf(err) == ca.Unauthenticated:
+			continue
+		case !began || ca.KindOf(err) != ca.Unavailable:
+			return err
+		case !lost:
+			a.note("%v; waiting for it to come back", err)
+			lost = true
+		}
+		select {
+		case <-time.After(tailRetry):
+		case <-ctx.Done():
 		}
 	}
 }

@@ -104,6 +104,11 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 		return err
 	}
 	signedIn.Server = address.String()
+	unlock, err := lockSignIn(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	if err := a.keep(ctx, signedIn, key, cas); err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -118,11 +119,22 @@ func (a *app) carryOut(plan []change, dryRun bool) error {
 	case len(changed) == 0:
 		a.note("nothing to do")
 	case !dryRun:
-		for _, file := range changed {
-			fmt.Fprintln(a.out, "changed", file)
+		for _, c := range plan {
+			c.announce(a.out)
 		}
 	}
 	return nil
+}
+
+// announce says what was done.
+func (c change) announce(w io.Writer) {
+	switch {
+	case c.before == c.after:
+	case c.after == "":
+		fmt.Fprintln(w, "removed", c.file)
+	default:
+		fmt.Fprintln(w, "changed", c.file)
+	}
 }
 
 func (c change) apply() error {

@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -89,11 +91,15 @@ func (c *Client) unreachable(ctx context.Context, cause error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	return &ca.Error{
+	e := &ca.Error{
 		Kind:    ca.Unavailable,
 		Message: "cannot reach the CA at " + net.JoinHostPort(c.address.Host, c.address.Port),
 		Err:     connectionCause(cause),
 	}
+	if c.address.Pin == nil && strings.Contains(e.Err.Error(), "x509: ") { // gRPC keeps no more of the error than its text
+		e.Err = fmt.Errorf("%w; one that no public CA vouches for is given with its pin, host:port#sha256:<pin>, as hallpassd init prints it", e.Err)
+	}
+	return e
 }
 
 // Close ends the connection.

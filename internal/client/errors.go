@@ -129,7 +129,7 @@ func connectionCause(err error) error {
 		return fmt.Errorf("no answer within %s", connectTimeout)
 	}
 	text := status.Convert(err).Message()
-	for _, wrapping := range []string{"desc = ", "transport: ", "last connection error: ", "authentication handshake failed: "} {
+	for _, wrapping := range []string{"desc = ", "transport: ", "last connection error: ", "Error while dialing: ", "authentication handshake failed: "} {
 		if i := strings.LastIndex(text, wrapping); i >= 0 {
 			text = text[i+len(wrapping):]
 		}
