@@ -186,12 +186,13 @@ func (a *authority) launch(t *testing.T, wrapper ...string) *process {
 		_ = p.cmd.Process.Kill() // unless it has ended
 		<-p.ended
 		if t.Failed() {
-			t.Logf("daemon %d: %v\n%s", p.cmd.Process.Pid, p.cmd.ProcessState, last(p.output(), 4000))
+			t.Logf("daemon %d: %v\n%s", p.cmd.Process.Pid, p.cmd.ProcessState, last(p.output(), 1000)) // there may be many
 		}
 	})
 	return p
 }
 
+// last returns the end of s, at most n bytes.
 func last(s string, n int) string { return s[max(0, len(s)-n):] }
 
 // watch reads what the daemon says until it ends.
