@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -16,6 +17,9 @@ import (
 
 // maxBatch is how many entries share a commit at most, so that none waits for more than it must.
 const maxBatch = 256
+
+// crowd is the size of a batch that shows many callers at work.
+const crowd = 4
 
 // call is an Append that waits.
 type call struct {
@@ -82,12 +86,17 @@ func (s *Store) isDead() bool {
 // before was written: a lone entry waits for nobody.
 func (s *Store) committer() {
 	defer close(s.done)
+	last := 0
 	for {
 		select {
 		case <-s.stop:
 			return
 		case c := <-s.queue:
-			if batch := s.gather(c); len(batch) > 0 {
+			if last > crowd {
+				runtime.Gosched() // those that the last commit answered are about to come again
+			}
+			batch := s.gather(c)
+			if last = len(batch); last > 0 {
 				s.commit(batch)
 			}
 			if s.isDead() {
