@@ -17,9 +17,9 @@ import (
 const (
 	defaultPage = 50
 	maxPage     = 1000
-	// maxPageBytes is where a page ends even if it was to be longer: clients take messages of 4 MB (gRPC's own limit), and an
-	// entry is at most a quarter of that.
-	maxPageBytes = 2 << 20
+	// maxPageBytes is where a page ends even if it was to be longer: clients take messages of 4 MB (gRPC's own limit), and the
+	// identity of an entry can be large.
+	maxPageBytes = 1 << 20
 	// followBatch is how many records a follower reads at a time, so that it never holds a read transaction for long.
 	followBatch = 100
 )

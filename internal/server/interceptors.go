@@ -68,7 +68,9 @@ func (s *Server) finish(ctx context.Context, method, id string, begin time.Time,
 		attrs = append(attrs, slog.String("error", err.Error()))
 		switch status.Code(wire) {
 		case codes.Internal, codes.Unknown, codes.Unavailable:
-			level = slog.LevelError
+			if ctx.Err() == nil { // else the caller hung up, and that is no fault of ours
+				level = slog.LevelError
+			}
 		}
 	}
 	s.cfg.Logger.LogAttrs(ctx, level, "call", attrs...)
