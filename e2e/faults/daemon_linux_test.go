@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -171,7 +172,7 @@ type process struct {
 // launch starts the daemon, through wrapper if one is given: a program with arguments that runs another as its own process.
 func (a *authority) launch(t *testing.T, wrapper ...string) *process {
 	t.Helper()
-	args := append(wrapper, hallpassd, "run", "--dir", a.dir)
+	args := slices.Concat(wrapper, []string{hallpassd, "run", "--dir", a.dir})
 	p := &process{cmd: exec.Command(args[0], args[1:]...), ended: make(chan struct{}), changed: make(chan struct{})}
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stderr, err := p.cmd.StderrPipe()
@@ -251,16 +252,6 @@ func (a *authority) start(t *testing.T, wrapper ...string) *process {
 		t.Fatalf("the daemon does not start: %v\n%s", p.cmd.ProcessState, p.output())
 	}
 	return p
-}
-
-// alive says whether the daemon has not ended.
-func (p *process) alive() bool {
-	select {
-	case <-p.ended:
-		return false
-	default:
-		return true
-	}
 }
 
 // signal sends a signal to the daemon, which is a child of this process.

@@ -147,12 +147,11 @@ func TestReadOnly(t *testing.T) {
 		a.check(t)
 	})
 	t.Run("from the start", func(t *testing.T) {
-		dir, forbid, allow := t.TempDir(), func(string) {}, func(string) {}
-		if os.Geteuid() == 0 {
+		dir := t.TempDir()
+		forbid, allow := func(log string) { chmod(t, log, 0o400) }, func(log string) { chmod(t, log, 0o600) }
+		if os.Geteuid() == 0 { // whom permissions do not bind
 			d := newDisk(t)
 			dir, forbid, allow = d.root, func(string) { d.remount(t, "ro") }, func(string) { d.remount(t, "rw") }
-		} else {
-			forbid, allow = func(log string) { chmod(t, log, 0o400) }, func(log string) { chmod(t, log, 0o600) }
 		}
 		a := newAuthority(t, filepath.Join(dir, "ca"))
 		forbid(a.log())
