@@ -5,7 +5,10 @@ import (
 	"time"
 )
 
-const maxCached = 4096 // tokens
+const (
+	maxCached = 4096 // tokens
+	maxLooked = 16   // at once, for some that have expired
+)
 
 // cache remembers verified tokens by the digest of all of their bytes. The zero value is empty. Only tokens that verified get in, so strangers cannot
 // fill it.
@@ -20,7 +23,7 @@ func (c *cache) get(digest [32]byte) *token {
 	return c.tokens[digest]
 }
 
-// put adds a token; a full cache drops those that have expired, or else any one.
+// put adds a token; a full cache drops some to make room.
 func (c *cache) put(t *token, now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -28,17 +31,27 @@ func (c *cache) put(t *token, now time.Time) {
 		c.tokens = map[[32]byte]*token{}
 	}
 	if len(c.tokens) >= maxCached {
-		for digest, old := range c.tokens {
-			if old.expires.Before(now) {
-				delete(c.tokens, digest)
-			}
-		}
-	}
-	if len(c.tokens) >= maxCached {
-		for digest := range c.tokens {
-			delete(c.tokens, digest)
-			break
-		}
+		c.evict(now)
 	}
 	c.tokens[t.raw] = t
+}
+
+// evict drops those of a few tokens that have expired, or else any one: a full cache must not look at all it has for each newcomer.
+// The caller holds the lock.
+func (c *cache) evict(now time.Time) {
+	looked := 0
+	for raw, old := range c.tokens { // begins anywhere
+		if looked++; looked > maxLooked {
+			break
+		}
+		if old.expires.Before(now) {
+			delete(c.tokens, raw)
+		}
+	}
+	for raw := range c.tokens {
+		if len(c.tokens) < maxCached {
+			return
+		}
+		delete(c.tokens, raw)
+	}
 }
