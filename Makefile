@@ -31,7 +31,7 @@ lint:
 generate:
 	$(BUF) generate
 
-bench:
+bench: # docs/benchmarks.md says how to read the end-to-end one
 	go test -run '^$$' -bench . -benchmem -timeout 30m ./...
 
 demo:
