@@ -98,6 +98,7 @@ func newLanguage(claims []claim, environments []string) (*language, error) {
 	base, err := cel.NewEnv(
 		cel.OptionalTypes(cel.OptionalTypesVersion(2)),
 		cel.DefaultUTCTimeZone(true),
+		cel.EnableMacroCallTracking(), // so that explanations show macros as they were written
 		ext.Strings(ext.StringsVersion(4)),
 		ext.Sets(ext.SetsVersion(0)),
 		ext.Lists(ext.ListsVersion(3), ext.ListsMaxRangeSize(assumedList)),
@@ -126,6 +127,8 @@ func newLanguage(claims []claim, environments []string) (*language, error) {
 type expression struct {
 	program cel.Program
 	facts   facts
+	// asksEmail says that it names identity.email.
+	asksEmail bool
 }
 
 // mistake is an error inside an expression, at an offset in runes.
@@ -172,7 +175,8 @@ func (l *language) compile(text string, want *cel.Type, where use) (*expression,
 	if err != nil {
 		return nil, []mistake{{0, "cannot plan the expression: " + err.Error()}}
 	}
-	return &expression{program, factsOf(checked.NativeRep().Expr())}, nil
+	expr := checked.NativeRep().Expr()
+	return &expression{program, factsOf(expr), mentions(expr, "identity.email")}, nil
 }
 
 func fromIssues(text string, errs []*common.Error) []mistake {

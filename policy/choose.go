@@ -105,10 +105,13 @@ func (a *asking) needsMore(o offer) ca.Decision {
 	return *d
 }
 
-// noRule says that no allow rule applied, and what there is: the logins that the caller may use here, and the names of the
-// rules for the environment. It says nothing about anybody else.
+// noRule says that no allow rule applied, and what there is: a rule that has expired, the logins that the caller may use
+// here, the names of the rules for what was asked. It says nothing about anybody else.
 func (a *asking) noRule() string {
 	message := "no rule lets you " + a.what()
+	if r := a.lately(); r != nil {
+		message += fmt.Sprintf("; the rule %s did until it expired on %s: ask who looks after it for a later date", r.name, r.lastDay())
+	}
 	var logins []string
 	for _, o := range a.others {
 		for _, login := range o.grant.Logins {
@@ -116,13 +119,22 @@ func (a *asking) noRule() string {
 		}
 	}
 	if len(logins) > 0 {
-		return message + "; you may log in there as " + listed(logins)
+		message += "; you may log in there as " + listed(logins)
 	}
 	var here []string
 	for name, r := range a.policy.allow {
-		if e := r.when.facts.environment; (e == "" || e == a.environment.Name) && !r.expired(a.q.Now) {
-			here = append(here, name)
+		if e := r.when.facts.environment; e != "" && e != a.environment.Name || r.expired(a.q.Now) {
+			continue
 		}
+		if len(logins) == 0 || r.grants(a.q.Request.Login) {
+			here = append(here, name+a.lacks(r))
+		}
+	}
+	if len(logins) > 0 {
+		if len(here) > 0 {
+			message += "; rules for " + a.q.Request.Login + ": " + listed(here)
+		}
+		return message
 	}
 	if len(here) == 0 {
 		message += "; there are no rules for " + a.environment.Name
@@ -137,6 +149,39 @@ func (a *asking) noRule() string {
 		message += "; could not be evaluated: " + listed(failed)
 	}
 	return message
+}
+
+// lately returns the rule that expired last of those that would have applied; nil if none would.
+func (a *asking) lately() *rule {
+	slices.SortFunc(a.ended, func(x, y *rule) int { return cmp.Or(y.ends.Compare(x.ends), strings.Compare(x.name, y.name)) })
+	for _, r := range a.ended {
+		if yes, err := a.evaluation.holds(r.when); err != nil || !yes {
+			continue
+		}
+		if o, _ := a.offer(r); slices.Contains(o.grant.Logins, a.q.Request.Login) && o.complete(r) {
+			return r
+		}
+	}
+	return nil
+}
+
+// grants says whether a rule names a login as it is.
+func (r *rule) grants(login string) bool {
+	return slices.ContainsFunc(r.grant.logins, func(t *template) bool {
+		s, literal := t.literal()
+		return literal && s == login
+	})
+}
+
+// lacks says what a rule plainly asks for and the caller does not bring, in words about the caller alone.
+func (a *asking) lacks(r *rule) string {
+	switch group := r.when.facts.group; {
+	case group != "" && !slices.Contains(a.q.Identity.Groups, group):
+		return " (for a group that you are not in)"
+	case r.when.asksEmail && a.q.Identity.Email == "":
+		return " (asks for an email, and your sign-in brings none that counts)"
+	}
+	return ""
 }
 
 func names(offers []offer) []string {

@@ -30,6 +30,7 @@ type Policy struct {
 	denyIndex    index
 	allowIndex   index
 	roles        map[string]*expression
+	lang         *language // for explanations, which compile a condition again in parts
 }
 
 // rule is a deny rule or an allow rule.
@@ -37,7 +38,12 @@ type rule struct {
 	name string
 	// owner answers for the rule.
 	owner string
-	when  *expression
+	// file and line are where the rule stands.
+	file string
+	line int
+	when *expression
+	// text is the source of when.
+	text string
 	// message is what a deny rule tells the caller.
 	message string
 	// ends is the first instant at which an allow rule no longer applies; zero for never.
@@ -187,6 +193,7 @@ func (c *compiler) build() *Policy {
 	if len(c.errs) > 0 {
 		return nil
 	}
+	p.lang = c.lang
 	p.denyIndex = indexOf(slices.Collect(maps.Values(p.deny)))
 	p.allowIndex = indexOf(slices.Collect(maps.Values(p.allow)))
 	return p
@@ -194,7 +201,9 @@ func (c *compiler) build() *Policy {
 
 func (c *compiler) rule(d *ruleDraft, where use) *rule {
 	r := &d.rule
+	r.file, r.line = d.at.src.name, d.at.node.Line
 	if d.whenItem.node != nil {
+		r.text = d.whenItem.node.Value
 		r.when = c.expression(d.whenItem, "when", cel.BoolType, where)
 	}
 	for _, it := range d.logins {

@@ -47,6 +47,7 @@ type asking struct {
 	applying []offer // rules that apply
 	tooLong  []offer // rules that would, for a shorter lifetime
 	others   []offer // rules that are true, but for other logins
+	ended    []*rule // rules that have expired
 }
 
 // offer is what a rule would grant.
@@ -136,6 +137,7 @@ func (a *asking) askDeny(rules []*rule) (name, refusal string) {
 func (a *asking) askAllow(rules []*rule) {
 	for _, r := range byName(rules) {
 		if r.expired(a.q.Now) {
+			a.ended = append(a.ended, r)
 			continue
 		}
 		yes, err := a.evaluation.holds(r.when)
@@ -165,6 +167,9 @@ func (a *asking) askAllow(rules []*rule) {
 
 // expired says whether an allow rule has ended.
 func (r *rule) expired(now time.Time) bool { return !r.ends.IsZero() && !now.Before(r.ends) }
+
+// lastDay is the last day on which an allow rule applies.
+func (r *rule) lastDay() string { return r.ends.AddDate(0, 0, -1).Format(time.DateOnly) }
 
 // offer fills in the grant of a rule whose condition is true. Logins that cannot be filled in are left out of it; the error
 // says why. A network that cannot be filled in leaves the grant without any, which complete notices.

@@ -148,16 +148,30 @@ func overlap(a, b string) bool {
 	return row[len(b)]
 }
 
-// unknownHost says that no environment has the host, and which is nearest: the one with a pattern that the fewest edits of
-// the host would match.
+// unknownHost says that no environment has the host, and which is nearest.
 func (p *Policy) unknownHost(host string) string {
 	if !isHost(host) {
 		return fmt.Sprintf("%.60q is not a host name", host)
 	}
-	type candidate struct {
-		edits         int
-		name, pattern string
+	nearest, ok := p.nearest(host)
+	if !ok {
+		return fmt.Sprintf("no environment has the host %s: the policy names no environment", host)
 	}
+	message := fmt.Sprintf("no environment has the host %s; the nearest is %s (%s)", host, nearest.name, nearest.pattern)
+	if !strings.Contains(host, ".") {
+		message += "; use the full name of the host"
+	}
+	return message
+}
+
+// candidate is a host pattern that a host may have been meant for.
+type candidate struct {
+	edits         int
+	name, pattern string
+}
+
+// nearest returns the pattern that the fewest edits of the host would match, and its environment; false if there is none.
+func (p *Policy) nearest(host string) (candidate, bool) {
 	var all []candidate
 	for _, e := range p.environments {
 		for _, pattern := range e.Hosts {
@@ -165,14 +179,9 @@ func (p *Policy) unknownHost(host string) string {
 		}
 	}
 	if len(all) == 0 {
-		return fmt.Sprintf("no environment has the host %s: the policy names no environment", host)
+		return candidate{}, false
 	}
-	nearest := slices.MinFunc(all, func(a, b candidate) int {
+	return slices.MinFunc(all, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(a.edits, b.edits), cmp.Compare(a.name, b.name))
-	})
-	message := fmt.Sprintf("no environment has the host %s; the nearest is %s (%s)", host, nearest.name, nearest.pattern)
-	if !strings.Contains(host, ".") {
-		message += "; use the full name of the host"
-	}
-	return message
+	}), true
 }

@@ -239,6 +239,13 @@ func identOf(e ast.Expr) string {
 	return ""
 }
 
+// mentions says whether an expression asks for a variable.
+func mentions(e ast.Expr, variable string) bool {
+	found := false
+	ast.PreOrderVisit(e, ast.NewExprVisitor(func(e ast.Expr) { found = found || identOf(e) == variable }))
+	return found
+}
+
 func stringOf(e ast.Expr) (string, bool) {
 	if e.Kind() != ast.LiteralKind {
 		return "", false

@@ -60,7 +60,7 @@ func (c *compiler) ruleName(it item) string {
 	if !ok {
 		return "?" // a mistake already: not one more for a missing name
 	}
-	if !isName(s, lowerLetters+digits, "._-", 64) {
+	if !isRuleName(s) {
 		c.errorf(it, "a rule is named by small letters, digits and . _ -, at most 64, not %q", s)
 	}
 	for _, other := range slices.Concat(c.draft.deny, c.draft.allow) {
@@ -70,6 +70,9 @@ func (c *compiler) ruleName(it item) string {
 	}
 	return s
 }
+
+// isRuleName says whether s may name a rule.
+func isRuleName(s string) bool { return isName(s, lowerLetters+digits, "._-", 64) }
 
 // complete refuses a rule that lacks what every rule has.
 func (c *compiler) complete(d *ruleDraft) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
 	"golang.org/x/crypto/ssh"
 
@@ -27,17 +28,23 @@ var errSlow = fmt.Errorf("no answer within %s", maxDecision)
 // eval runs an expression. What the caller does not bring is absent from vars, so that an expression which asks for it
 // fails instead of seeing an empty value.
 func (e *evaluation) eval(x *expression) (any, error) {
+	value, _, err := e.run(x.program)
+	return value, err
+}
+
+// run is eval for a program that may keep details of what it did.
+func (e *evaluation) run(p cel.Program) (any, *cel.EvalDetails, error) {
 	if e.ctx.Err() != nil {
-		return nil, errSlow
+		return nil, nil, errSlow
 	}
-	value, _, err := x.program.ContextEval(e.ctx, e.vars)
+	value, details, err := p.ContextEval(e.ctx, e.vars)
 	switch {
 	case e.ctx.Err() != nil:
-		return nil, errSlow
+		return nil, details, errSlow
 	case err != nil:
-		return nil, errors.New(plainFailure(err.Error()))
+		return nil, details, errors.New(plainFailure(err.Error()))
 	}
-	return value.Value(), nil
+	return value.Value(), details, nil
 }
 
 // holds asks a condition.
