@@ -9,7 +9,7 @@ import (
 )
 
 func (a *app) policyCommand() *cobra.Command {
-	return group("policy", "Work on a policy", a.policyCheckCommand())
+	return group("policy", "Work on a policy", a.policyCheckCommand(), a.policyExplainCommand(), a.policyWhoCanCommand())
 }
 
 func (a *app) policyCheckCommand() *cobra.Command {
