@@ -9,7 +9,8 @@ import (
 )
 
 func (a *app) policyCommand() *cobra.Command {
-	return group("policy", "Work on a policy", a.policyCheckCommand(), a.policyExplainCommand(), a.policyWhoCanCommand())
+	return group("policy", "Work on a policy",
+		a.policyCheckCommand(), a.policyTestCommand(), a.policyExplainCommand(), a.policyWhoCanCommand())
 }
 
 func (a *app) policyCheckCommand() *cobra.Command {
@@ -61,14 +62,10 @@ type mistakeJSON struct {
 }
 
 func policyCheckJSON(mistakes policy.Errors) any {
-	out := struct {
+	return struct {
 		OK       bool          `json:"ok"`
 		Mistakes []mistakeJSON `json:"mistakes"`
-	}{len(mistakes) == 0, []mistakeJSON{}}
-	for _, m := range mistakes {
-		out.Mistakes = append(out.Mistakes, mistakeJSON{m.File, m.Line, m.Column, m.Message})
-	}
-	return out
+	}{len(mistakes) == 0, mistakesJSON(mistakes)}
 }
 
 // plural counts things.
