@@ -28,6 +28,9 @@ const (
 	EmailNone     = "none"     // emails are ignored
 )
 
+// GroupsNone is the GroupsClaim of an issuer that sends no groups.
+const GroupsNone = "none"
+
 // Issuer is one OIDC issuer in one role: with one audience, for people or for workloads.
 type Issuer struct {
 	// Name is for messages. Default: the URL.
@@ -42,7 +45,8 @@ type Issuer struct {
 	Algorithms []string
 	// Email is the rule for emails. Default: EmailVerified for people, EmailNone for workloads.
 	Email string
-	// GroupsClaim names the claim with the groups. Default: "groups".
+	// GroupsClaim names the claim with the groups. Tokens of people must have it, be it empty: who signs in chooses the scopes, and
+	// leaving one out must not be a way out of a group. Default: "groups".
 	GroupsClaim string
 	// Require are claims that must have exactly this value, such as hd of Google.
 	Require map[string]string

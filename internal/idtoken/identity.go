@@ -49,11 +49,17 @@ func (i *Issuer) email(claims map[string]any) (string, *ca.Error) {
 // groups returns the groups that the token names. An issuer that names too many to fit sends a link in their place, and then
 // their absence must not pass for membership in none.
 func (i *Issuer) groups(claims map[string]any) ([]string, *ca.Error) {
+	if i.GroupsClaim == GroupsNone {
+		return nil, nil
+	}
 	if sources, ok := claims["_claim_names"].(map[string]any); ok && sources[i.GroupsClaim] != nil || claims["hasgroups"] != nil {
 		return nil, deny("you are in more groups than issuer %s puts into a token (groups overage): ask its administrator to send only the groups assigned to this application", i.Name)
 	}
 	value, found := claims[i.GroupsClaim]
-	if !found {
+	switch {
+	case !found && i.Kind == ca.Person:
+		return nil, deny("issuer %s sent no groups, not even an empty list, in claim %s: sign in with the scope that brings them, or ask its administrator", i.Name, i.GroupsClaim)
+	case !found:
 		return nil, nil
 	}
 	list, ok := value.([]any)

@@ -49,6 +49,7 @@ func TestKnownCallersAreDenied(t *testing.T) {
 		{"an email with a dot after it is denied", "", claims{"email": "alice@example.com."}, "not one that can be used"},
 		{"an email of 255 bytes is denied", "", claims{"email": "alice@" + strings.Repeat("a.", 123) + "com"}, "not one that can be used"},
 		{"a group alone, not a list, is denied", "", claims{"groups": "admin"}, "not a list"},
+		{"missing groups are denied, since a scope that was not asked for is no way out of a group", "", claims{"groups": absent}, "sent no groups"},
 		{"groups that are null are denied", "", claims{"groups": nil}, "not a list"},
 		{"groups with a number in them are denied", "", claims{"groups": []any{"developers", 7}}, "not a printable string"},
 		{"groups with a list in them are denied", "", claims{"groups": []any{[]string{"admin"}}}, "not a printable string"},
@@ -116,7 +117,6 @@ func TestGroups(t *testing.T) {
 		value any
 		want  []string
 	}{
-		"no claim is no groups":          {absent, nil},
 		"an empty list is an empty list": {[]string{}, []string{}},
 		"order and commas are kept":      {[]string{"b", "a,c", "b"}, []string{"b", "a,c", "b"}},
 	} {
@@ -237,5 +237,23 @@ func TestConfigNamesAllErrors(t *testing.T) {
 		if !strings.Contains(fmt.Sprint(err), want) {
 			t.Errorf("got %v, want an error with %q", err, want)
 		}
+	}
+}
+
+func TestNoGroups(t *testing.T) {
+	server := startProvider(t, devidp.Config{KeyFile: keyFile})
+	all := issuers(server)
+	all[0].GroupsClaim = idtoken.GroupsNone
+	v := newVerifier(t, idtoken.Config{Issuers: all})
+	for name, raw := range map[string]string{
+		"an issuer without groups sends none, whatever it sends": sign(t, server.People(), person(t, server, map[string]any{"groups": "x"}), devidp.TokenOptions{}),
+		"a job needs no groups":                                  sign(t, server.Workloads(), workload(t, server, map[string]any{"groups": absent}), devidp.TokenOptions{}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			caller, err := v.Authenticate(t.Context(), raw, time.Now())
+			if err != nil || caller.Identity.Groups != nil {
+				t.Errorf("got %q, %v, want no groups", caller.Identity.Groups, err)
+			}
+		})
 	}
 }

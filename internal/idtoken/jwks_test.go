@@ -56,6 +56,7 @@ func signJOSE(t testing.TB, issuer, kid string, alg jose.SignatureAlgorithm, pri
 	now := time.Now().Unix()
 	claims, err := json.Marshal(map[string]any{
 		"iss": issuer, "sub": "s-1", "aud": "hallpass", "iat": now, "exp": now + 300, "email": "a@example.com", "email_verified": true,
+		"groups": []string{},
 	})
 	if err != nil {
 		t.Fatal(err)
