@@ -46,6 +46,8 @@ func (c Config) CheckEndpoint(rawURL string) error {
 	switch {
 	case err != nil || u.Hostname() == "" || u.Opaque != "":
 		return fmt.Errorf("%.200q is not an absolute URL", rawURL)
+	case strings.ContainsFunc(rawURL, func(r rune) bool { return r <= ' ' || r > '~' }): // it is shown on terminals (RFC 3986 2)
+		return fmt.Errorf("URL %.200q: it must be plain ASCII, and what is not must be escaped", u.Redacted())
 	case u.User != nil || u.Fragment != "":
 		return fmt.Errorf("URL %.200q: it must not have a user or a fragment", u.Redacted())
 	}
