@@ -148,7 +148,7 @@ func (a *app) auditTailCommand() *cobra.Command {
 			return a.auditTail(cmd.Context(), &pb.FollowRecordsRequest{Last: last})
 		},
 	}
-	cmd.Flags().Uint32VarP(&last, "last", "n", 10, "begin with this many records")
+	cmd.Flags().Uint32VarP(&last, "last", "n", 10, "begin with this many records; 0 for all")
 	return cmd
 }
 
