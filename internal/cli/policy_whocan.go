@@ -80,12 +80,11 @@ func (a *app) policyWhoCan(cmd *cobra.Command, dir string, d described, q ca.Que
 		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
 		fmt.Fprintln(w, "WHO\tRULE\tFOR\tSTILL NEEDED")
 		for _, x := range in {
-			fmt.Fprintf(w, "%s\t%s\t", plain(x.Identity), plain(x.Rule))
-			if x.Outcome == "allow" {
-				fmt.Fprintln(w, time.Duration(x.TTL)*time.Second)
-			} else {
-				fmt.Fprintf(w, "-\t%s\n", plain(strings.Join(x.Needs, ", ")))
+			lifetime, needed := (time.Duration(x.TTL) * time.Second).String(), "nothing"
+			if x.Outcome != "allow" {
+				lifetime, needed = "-", strings.Join(x.Needs, ", ")
 			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", plain(x.Identity), plain(x.Rule), lifetime, plain(needed))
 		}
 		if err := w.Flush(); err != nil {
 			return fmt.Errorf("write result: %w", err)
