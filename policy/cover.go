@@ -54,7 +54,11 @@ func (u Uncovered) String() string {
 
 // Cover asks every rule, also those that decide nothing, the questions of the suite.
 func (p *Policy) Cover(ctx context.Context, s *TestSuite) (Coverage, error) {
-	rules, err := p.watch(ctx, s)
+	read, err := p.reread()
+	if err != nil {
+		return Coverage{}, fmt.Errorf("cover the policy: %w", err)
+	}
+	rules, err := p.watch(ctx, read, s)
 	if err != nil {
 		return Coverage{}, fmt.Errorf("cover the policy: %w", err)
 	}
@@ -109,12 +113,8 @@ type watched struct {
 	open, shadowed int
 }
 
-// watch asks every rule the questions of a suite.
-func (p *Policy) watch(ctx context.Context, s *TestSuite) ([]*watched, error) {
-	c, err := p.reread()
-	if err != nil {
-		return nil, err
-	}
+// watch asks every rule that c has read the questions of a suite.
+func (p *Policy) watch(ctx context.Context, c *compiler, s *TestSuite) ([]*watched, error) {
 	var rules []*watched
 	for _, d := range c.draft.deny {
 		rules = append(rules, &watched{draft: d, conditions: c.conditions(d, p.deny[d.name], inDeny), was: map[bool]bool{}})
@@ -191,12 +191,8 @@ func (p *Policy) reread() (*compiler, error) {
 	if len(c.errs) > 0 {
 		return nil, c.errs.sorted()
 	}
-	names := make([]string, len(p.environments))
-	for i, e := range p.environments {
-		names[i] = e.Name
-	}
-	c.lang, err = newLanguage(p.claims, names)
-	return c, err
+	c.lang = p.lang
+	return c, nil
 }
 
 // conditions takes the when of a rule apart. Should a part not stand alone, the whole is one condition.

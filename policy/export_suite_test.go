@@ -17,7 +17,11 @@ func SplitAnd(text string) []string {
 
 // HoldsInParts evaluates all rules by their parts and as wholes: true, false or failed, by name.
 func (p *Policy) HoldsInParts(ctx context.Context, q ca.Question) (parts, whole map[string]string, err error) {
-	rules, err := p.watch(ctx, &TestSuite{})
+	read, err := p.reread()
+	if err != nil {
+		return nil, nil, err
+	}
+	rules, err := p.watch(ctx, read, &TestSuite{})
 	if err != nil {
 		return nil, nil, err
 	}

@@ -63,7 +63,7 @@ type testRun struct {
 
 func (a *app) policyTest(ctx context.Context, dir string, only *regexp.Regexp, o testOptions) error {
 	start := time.Now()
-	p, suite, err := loadPolicy(dir)
+	_, p, suite, err := loadPolicy(dir)
 	if err != nil {
 		return a.mistaken(err)
 	}
@@ -152,17 +152,17 @@ func (a *app) printTestFile(file string, results []policy.TestResult, verbose bo
 }
 
 // loadPolicy compiles the policy in a folder, as its files are now, or in a txtar file, and reads its tests.
-func loadPolicy(dir string) (*policy.Policy, *policy.TestSuite, error) {
+func loadPolicy(dir string) (*policy.Bundle, *policy.Policy, *policy.TestSuite, error) {
 	bundle, err := readBundle(dir)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	p, err := policy.Compile(bundle)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	suite, err := p.ReadTests(bundle)
-	return p, suite, err
+	return bundle, p, suite, err
 }
 
 func readBundle(dir string) (*policy.Bundle, error) {
@@ -179,7 +179,7 @@ func (a *app) mistaken(err error) error {
 		return err
 	}
 	if a.json() {
-		if err := a.printJSON(policyCheckJSON(mistakes)); err != nil {
+		if err := a.printJSON(policyCheckJSON(mistakes, nil)); err != nil {
 			return err
 		}
 	} else {
