@@ -85,6 +85,9 @@ func (a *asking) begin(ctx context.Context) string {
 		return fmt.Sprintf("the host %s is in more than one environment (%s): ask who looks after the policy", a.host, strings.Join(names, ", "))
 	}
 	switch {
+	// The principal of scope host, deploy@prod, would be that of scope environment on all hosts of prod.
+	case slices.ContainsFunc(p.environments, func(e Environment) bool { return e.Name == a.host }):
+		return fmt.Sprintf("the host %s has the name of an environment: use its full name", a.host)
 	case !isLogin(r.Login):
 		return fmt.Sprintf("%.60q is not a login: %s", r.Login, loginRule)
 	case slices.Contains(p.limits.NeverLogins, r.Login):

@@ -138,6 +138,26 @@ deny:
 	})
 }
 
+func TestAHostWithTheNameOfAnEnvironment(t *testing.T) {
+	p := compile(t, `
+version: 1
+environments:
+  lab: {hosts: ["lab?", "pro?"]}
+  prod: {hosts: ["*.prod.example.com"]}
+allow:
+- name: lab
+  when: environment == "lab"
+  grant: {logins: [deploy], scope: host, ttl: 1h}
+`)
+	q := question(t)
+	for host, outcome := range map[string]ca.Outcome{"prod": ca.Deny, "PROD.": ca.Deny, "lab1": ca.Allow, "proc": ca.Allow} {
+		q.Request.Host = host
+		if d := decide(p, q); d.Outcome != outcome || outcome == ca.Deny && !strings.Contains(d.Message, "name of an environment") {
+			t.Errorf("%s: got %v, %s", host, d.Outcome, d.Message)
+		}
+	}
+}
+
 func TestAllowRulesThatFail(t *testing.T) {
 	runDecisions(t, []decisionCase{
 		{"a claim that the token lacks", `
