@@ -175,6 +175,10 @@ allow:
 allow:
 - {name: both, when: claims.unix_name == "x" && environment == "prod", grant: {logins: [deploy], ttl: 1h}}
 `, same, ca.Deny, "", "there are no rules for staging"},
+		{"a claim that would write lines of the log", `
+allow:
+- {name: by-claim, when: '{"x": true}[claims.unix_name]', grant: {logins: [deploy], ttl: 1h}}
+`, func(q *ca.Question) { q.Identity.Claims["unix_name"] = "x\ngranted\x1b[2J\u202e" }, ca.Deny, "", "no such key: x?granted?[2J?)"},
 		{"an optional claim that is absent", `
 allow:
 - {name: level, when: claims.level.orValue(0) < 3 && !claims.level.hasValue(), grant: {logins: [deploy], ttl: 1h}}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
@@ -71,6 +72,12 @@ func plainFailure(message string) string {
 	if strings.Contains(message, "actual cost limit exceeded") {
 		return fmt.Sprintf("the condition costs more than %d", maxCost)
 	}
+	message = strings.Map(func(r rune) rune { // it may quote what the caller brought, and goes into the log
+		if !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, message)
 	const most = 200
 	if len(message) > most {
 		message = strings.ToValidUTF8(message[:most], "") + "..."
