@@ -37,10 +37,11 @@ type claim struct {
 	optional bool
 }
 
-// Claims that change with every token, or that variables show better. An identity snapshot must repeat.
+// Claims that change with every token, or that variables show better or more safely. An identity snapshot must repeat.
 var undeclarable = map[string]string{
 	"iss": "identity.issuer", "sub": "identity.subject", "iat": "token.issued_at", "auth_time": "token.auth_time",
-	"exp": "", "nbf": "", "nonce": "", "jti": "", "at_hash": "", "c_hash": "", "sid": "",
+	"email": "identity.email", // set only if the issuer vouches for it
+	"exp":   "", "nbf": "", "nonce": "", "jti": "", "at_hash": "", "c_hash": "", "sid": "",
 }
 
 // Declare returns the identity with the claims that the policy declares, as the token holds them: a claim that the token
