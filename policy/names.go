@@ -168,7 +168,7 @@ func (n *nameCheck) example(root string) string {
 	return root + ".NAME"
 }
 
-// checkLiterals refuses texts that can never be right: words that a variable never has, time zones that do not exist, and
+// checkLiterals refuses dyn, and texts that can never be right: words that a variable never has, time zones that do not exist, and
 // patterns that are not literals or not anchored (a pattern that matches somewhere inside is how evil.example becomes
 // corp.example).
 func (l *language) checkLiterals(text string, a *ast.AST) []mistake {
@@ -203,6 +203,8 @@ func (l *language) checkLiterals(text string, a *ast.AST) []mistake {
 				fail(pattern, "the pattern must be anchored at both ends: write %q; for a part of a text use contains, startsWith or endsWith",
 					"^(?:"+s+")$")
 			}
+		case name == "dyn":
+			fail(e, "dyn hides mistakes of types, which make a condition false without a word: leave it out")
 		case strings.HasPrefix(name, "get") && len(args) == 1 && call.IsMemberFunction():
 			if zone, ok := stringOf(args[0]); ok && !isZone(zone) {
 				fail(args[0], "no such time zone %q", zone)
