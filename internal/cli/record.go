@@ -92,7 +92,7 @@ func (r *recordJSON) describe(record *pb.Record, event protoreflect.Message) {
 		r.Message = fmt.Sprintf("%d refusals", e.GetCount())
 	case *pb.SignInBound:
 		r.Who = e.GetCaller().GetSubject()
-		r.Message = "the sign-in belongs to a key"
+		r.Message = "signed in; this sign-in belongs to one key now"
 	case *pb.AccessRefused:
 		r.Who = e.GetCaller().GetSubject()
 		r.Message = e.GetRefusal().GetMessage()
