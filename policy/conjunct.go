@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -19,13 +20,15 @@ import (
 // conjunct is a part of the outermost conjunction of a condition, planned as an expression of its own. In CEL a conjunction is
 // false if one of its parts is, else it fails if one of them does, so the parts say exactly why the whole is what it is.
 type conjunct struct {
-	text    string
-	expr    ast.Expr
-	program cel.Program
+	text string
+	expr ast.Expr
+	// program decides what it comes to, watched which values it reads. They are two, because cel-go v0.31.0 holds no cost limit
+	// while it tracks state.
+	program, watched cel.Program
 }
 
-// conjuncts takes a condition that has compiled before apart. The programs record what they see, which costs too much for
-// decisions, so this is done for explanations only, each time anew.
+// conjuncts takes a condition that has compiled before apart. It is for explanations only, each time anew, so that decisions
+// carry nothing of it.
 func (l *language) conjuncts(text string) ([]conjunct, error) {
 	checked, issues := l.rules.Compile(text)
 	if issues.Err() != nil {
@@ -39,12 +42,15 @@ func (l *language) conjuncts(text string) ([]conjunct, error) {
 			return nil, fmt.Errorf("print a part of the condition: %w", err)
 		}
 		part := ast.NewCheckedAST(ast.NewAST(e, whole.SourceInfo()), whole.TypeMap(), whole.ReferenceMap())
-		program, err := l.rules.PlanProgram(part,
-			cel.EvalOptions(cel.OptTrackState), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(100))
+		program, err := l.rules.PlanProgram(part, cel.CostLimit(maxCost), cel.InterruptCheckFrequency(100))
 		if err != nil {
 			return nil, fmt.Errorf("plan a part of the condition: %w", err)
 		}
-		out = append(out, conjunct{clip(strings.ReplaceAll(shown, "\n", " ")), e, program})
+		watched, err := l.rules.PlanProgram(part, cel.EvalOptions(cel.OptTrackState), cel.InterruptCheckFrequency(100))
+		if err != nil {
+			return nil, fmt.Errorf("plan a part of the condition: %w", err)
+		}
+		out = append(out, conjunct{clip(strings.ReplaceAll(shown, "\n", " ")), e, program, watched})
 	}
 	return out, nil
 }
@@ -61,20 +67,29 @@ func outermost(e ast.Expr) []ast.Expr {
 	return out
 }
 
-// ask evaluates a conjunct and returns the values that it saw.
-func (e *evaluation) ask(c conjunct) (Verdict, []Value, error) {
-	value, details, err := e.run(c.program)
-	seen := e.values(c.expr, details.State())
+// ask evaluates a conjunct.
+func (e *evaluation) ask(c conjunct) (Verdict, error) {
+	value, _, err := e.run(c.program)
 	if err != nil {
-		return Failed, seen, err
+		return Failed, err
 	}
 	switch value {
 	case true:
-		return True, seen, nil
+		return True, nil
 	case false:
-		return False, seen, nil
+		return False, nil
 	}
-	return Failed, seen, fmt.Errorf("the condition gave a %T", value)
+	return Failed, fmt.Errorf("the condition gave a %T", value)
+}
+
+// watch evaluates a conjunct and returns the values that it read; of one that costs too much, none.
+func (e *evaluation) watch(c conjunct) (Verdict, []Value, error) {
+	verdict, err := e.ask(c)
+	if errors.Is(err, errSlow) || errors.Is(err, errCostly) {
+		return verdict, nil, err
+	}
+	_, details, _ := e.run(c.watched)
+	return verdict, e.values(c.expr, details.State()), err
 }
 
 // group returns the group that the conjunct asks for, if that is all it does.

@@ -225,7 +225,7 @@ func (a *asking) explainWhen(n *nearRule, out *ExplainedRule) {
 	for _, part := range parts {
 		c := Condition{Part: "when", Text: part.text}
 		var err error
-		if c.Result, c.Values, err = a.evaluation.ask(part); err != nil {
+		if c.Result, c.Values, err = a.evaluation.watch(part); err != nil {
 			c.Error = clip(err.Error())
 		}
 		explained = explained || c.Result == n.verdict

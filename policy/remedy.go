@@ -37,7 +37,7 @@ func (a *asking) cure(c conjunct, shown Condition, deny bool) remedy {
 			continue
 		}
 		then := &evaluation{a.evaluation.ctx, vars}
-		if verdict, _, err := then.ask(c); err == nil && (verdict == True) != deny {
+		if verdict, err := then.ask(c); err == nil && (verdict == True) != deny {
 			return change.remedy
 		}
 	}

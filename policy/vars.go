@@ -24,7 +24,11 @@ type evaluation struct {
 	vars map[string]any
 }
 
-var errSlow = fmt.Errorf("no answer within %s", maxDecision)
+// What stops an expression that is too much.
+var (
+	errSlow   = fmt.Errorf("no answer within %s", maxDecision)
+	errCostly = fmt.Errorf("the condition costs more than %d", maxCost)
+)
 
 // eval runs an expression. What the caller does not bring is absent from vars, so that an expression which asks for it
 // fails instead of seeing an empty value.
@@ -42,6 +46,8 @@ func (e *evaluation) run(p cel.Program) (any, *cel.EvalDetails, error) {
 	switch {
 	case e.ctx.Err() != nil:
 		return nil, details, errSlow
+	case err != nil && strings.Contains(err.Error(), "actual cost limit exceeded"):
+		return nil, details, errCostly
 	case err != nil:
 		return nil, details, errors.New(plainFailure(err.Error()))
 	}
@@ -68,9 +74,6 @@ func plainFailure(message string) string {
 			return "the token has no claim " + claim
 		}
 		return "there is no " + name
-	}
-	if strings.Contains(message, "actual cost limit exceeded") {
-		return fmt.Sprintf("the condition costs more than %d", maxCost)
 	}
 	message = strings.Map(func(r rune) rune { // it may quote what the caller brought, and goes into the log
 		if !unicode.IsPrint(r) {
