@@ -127,8 +127,12 @@ func (a *asking) noRule() string {
 			continue
 		}
 		if len(logins) == 0 || r.grants(a.q.Request.Login) {
-			here = append(here, name+a.lacks(r))
+			here = append(here, name)
 		}
+	}
+	slices.Sort(here)
+	for i, name := range here[:min(len(here), maxListed)] {
+		here[i] += a.lacks(a.policy.allow[name])
 	}
 	if len(logins) > 0 {
 		if len(here) > 0 {
@@ -192,13 +196,15 @@ func names(offers []offer) []string {
 	return out
 }
 
+// maxListed is how many names a message has.
+const maxListed = 8
+
 // listed joins a few names in order and counts the others.
 func listed(all []string) string {
-	const shown = 8
 	slices.Sort(all)
 	all = slices.Compact(all)
-	if len(all) > shown {
-		return fmt.Sprintf("%s and %d more", strings.Join(all[:shown], ", "), len(all)-shown)
+	if len(all) > maxListed {
+		return fmt.Sprintf("%s and %d more", strings.Join(all[:maxListed], ", "), len(all)-maxListed)
 	}
 	return strings.Join(all, ", ")
 }
