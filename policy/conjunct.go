@@ -192,8 +192,10 @@ func show(v ref.Val) string {
 	case types.Timestamp:
 		return showTime(v.Time)
 	}
-	if list, err := v.ConvertToNative(reflect.TypeFor[[]string]()); err == nil {
-		return showList(list.([]string))
+	if native, err := v.ConvertToNative(reflect.TypeFor[[]string]()); err == nil {
+		if list, ok := native.([]string); ok {
+			return showList(list)
+		}
 	}
 	return fmt.Sprint(v.Value())
 }

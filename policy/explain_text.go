@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -10,9 +11,8 @@ import (
 const screen = 30
 
 // Text prints the explanation for people, on one screen: the answer, the rules with their conditions, what is missing, what to
-// type. No line of it is broken inside a word; lines are at most width runes long where words allow. A width below 40 is 40.
-//
-// Texts of the policy and of the caller stand in it: whoever prints it to a terminal must make control characters harmless.
+// type. Lines are at most width runes long where words allow, which are never broken; a width below 40 is 40. What a terminal would
+// act on is shown as a question mark.
 func (x Explanation) Text(width int) string {
 	p := &page{width: max(width, 40)}
 	answer := map[string]string{"allow": "yes", "needs": "not yet"}[x.Outcome]
@@ -23,7 +23,7 @@ func (x Explanation) Text(width int) string {
 	if x.Environment != "" {
 		place = " in " + x.Environment
 	}
-	p.line(0, fmt.Sprintf("%s: %s, %s@%s%s, %s", answer, x.Identity, x.Login, x.Host, place, showTime(x.Time)))
+	p.line(4, fmt.Sprintf("%s: %s, %s@%s%s, %s", answer, clip(x.Identity), clip(x.Login), clip(x.Host), place, showTime(x.Time)))
 	p.line(4, "  "+x.Message)
 	more := x.MoreRules
 	for i, r := range x.Rules {
@@ -35,7 +35,8 @@ func (x Explanation) Text(width int) string {
 		p.lines = append(append(p.lines, ""), text...)
 	}
 	if more > 0 {
-		p.lines = append(p.lines, "", fmt.Sprintf("(%d more rules for the login, further away)", more))
+		p.lines = append(p.lines, "")
+		p.line(0, fmt.Sprintf("(%d more rules for the login, further away)", more))
 	}
 	p.lines = append(p.lines, "")
 	for _, missing := range x.Missing {
@@ -85,7 +86,7 @@ type page struct {
 
 // line adds text, broken between words; what goes on in another line is indented. Spaces inside are kept.
 func (p *page) line(indent int, text string) {
-	words := strings.Split(text, " ")
+	words := strings.Split(strings.Map(printable, text), " ")
 	current := words[0]
 	for _, word := range words[1:] {
 		if strings.TrimSpace(current) != "" && utf8.RuneCountInString(current)+1+utf8.RuneCountInString(word) > p.width {
@@ -96,4 +97,11 @@ func (p *page) line(indent int, text string) {
 		current += " " + word
 	}
 	p.lines = append(p.lines, strings.TrimRight(current, " "))
+}
+
+func printable(r rune) rune {
+	if unicode.IsPrint(r) {
+		return r
+	}
+	return '?'
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -167,6 +168,27 @@ allow: [{name: yes-rule, when: token.bound, grant: {logins: [deploy], ttl: 1h}}]
 	if x.Outcome != "deny" || x.Rule != "no" || len(x.Rules) == 0 || x.Rules[0].Result != policy.Failed {
 		t.Errorf("%+v", x)
 	}
+}
+
+// TestExplainIsSafeForConcurrentUse: one policy, many explanations and decisions at once, all the same.
+func TestExplainIsSafeForConcurrentUse(t *testing.T) {
+	p := compile(t, valuesPolicy+`
+deny: [{name: no, when: 'claims.contractor && identity.groups.exists(g, g == "x")'}]
+allow: [{name: some, when: '"developers" in identity.groups && claims.level.orValue(0) > 2', grant: {logins: [deploy], ttl: 1h}}]
+`)
+	q := question(t)
+	want := p.Explain(context.Background(), q).Text(100)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 10 {
+				if got := p.Explain(context.Background(), q).Text(100); got != want {
+					t.Error(cmp.Diff(want, got))
+				}
+			}
+		})
+	}
+	all.Wait()
 }
 
 // TestNextIsAYes: doing what Next says makes it one.

@@ -206,7 +206,10 @@ func command(r ca.Request, before []string) string {
 func (p *Policy) nextWithoutRules(r ca.Request, host string) string {
 	found := p.environmentsOf(host)
 	nearest, ok := p.nearest(cmp.Or(host, "?"))
-	login := clip(r.Login)
+	login := r.Login
+	if !isLogin(login) {
+		login = "LOGIN"
+	}
 	switch {
 	case len(found) == 0 && ok && isHost(host) && !strings.Contains(host, ".") && strings.HasPrefix(nearest.pattern, "*."):
 		return fmt.Sprintf("hallpass cert %s@%s, if that is its full name", login, host+nearest.pattern[1:])
