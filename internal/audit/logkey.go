@@ -17,6 +17,7 @@ import (
 // cannot be taken for each other.
 type LogKey struct {
 	signer   note.Signer
+	public   ed25519.PublicKey
 	verifier string
 }
 
@@ -95,11 +96,14 @@ func ParseLogKey(secret string) (*LogKey, error) {
 	if id, err := hex.DecodeString(signer.Name()); err != nil || len(id) != 16 || hex.EncodeToString(id) != signer.Name() {
 		return nil, fmt.Errorf("its name %q is not the id of a log, 32 lower-case hexadecimal digits", signer.Name())
 	}
-	return &LogKey{signer: signer, verifier: verifier}, nil
+	return &LogKey{signer: signer, public: public, verifier: verifier}, nil
 }
 
 // ID is that of the log.
 func (k *LogKey) ID() string { return k.signer.Name() }
+
+// PublicKey is for comparison with other keys: a log key has one purpose.
+func (k *LogKey) PublicKey() ed25519.PublicKey { return k.public }
 
 // Verifier is the public key in the format of signed notes: name+hash+key.
 func (k *LogKey) Verifier() string { return k.verifier }

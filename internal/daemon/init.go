@@ -40,9 +40,11 @@ type Initialized struct {
 	Dir, Config, Policy, Pin, Listen string
 	Names                            []string
 	Authorities                      map[string]string // name to authorized_keys line
+
+	names []string // of the authorities, in order
 }
 
-// initAuthorities are made for a new CA: one for each environment of the example policy that is a boundary.
+// initAuthorities are made for every new CA, besides those that its policy names: one that signs for no environment does no harm.
 var initAuthorities = []string{"default", "prod"}
 
 // Init makes everything that a new CA needs, and nothing if anything fails: it works in a folder of its own beside the
@@ -58,13 +60,16 @@ func Init(ctx context.Context, p InitParams) (*Initialized, error) {
 	if _, _, err := net.SplitHostPort(p.Listen); err != nil {
 		return nil, fmt.Errorf("--listen %q is not host:port", p.Listen)
 	}
+	authorities := initAuthorities
 	if p.Policy != "" {
 		if p.Policy, err = filepath.Abs(p.Policy); err != nil {
 			return nil, err
 		}
-		if _, err := readPolicy(p.Policy); err != nil {
+		compiled, err := readPolicy(p.Policy)
+		if err != nil {
 			return nil, err
 		}
+		authorities = slices.Compact(slices.Sorted(slices.Values(append(compiled.Authorities(), initAuthorities...))))
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return nil, fmt.Errorf("make %s: %w", filepath.Dir(dir), err)
@@ -74,8 +79,11 @@ func Init(ctx context.Context, p InitParams) (*Initialized, error) {
 		return nil, fmt.Errorf("make %s: %w", dir, err)
 	}
 	defer os.RemoveAll(tmp)
-	made, err := fill(ctx, tmp, dir, p)
+	made, err := fill(ctx, tmp, dir, p, authorities)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkMade(tmp); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -101,9 +109,18 @@ func checkEmpty(dir string) error {
 	return nil
 }
 
+// checkMade loads what was made as the daemon will. What is wrong now is what the caller gave.
+func checkMade(dir string) error {
+	cfg, err := LoadConfig(filepath.Join(dir, ConfigName))
+	if err != nil {
+		return err
+	}
+	return Check(cfg)
+}
+
 // fill makes the files in tmp, which will be called dir.
-func fill(ctx context.Context, tmp, dir string, p InitParams) (*Initialized, error) {
-	made := &Initialized{Dir: dir, Config: filepath.Join(dir, ConfigName), Policy: p.Policy, Listen: p.Listen, Names: p.Names, Authorities: map[string]string{}}
+func fill(ctx context.Context, tmp, dir string, p InitParams, authorities []string) (*Initialized, error) {
+	made := &Initialized{Dir: dir, Config: filepath.Join(dir, ConfigName), Policy: p.Policy, Listen: p.Listen, Names: p.Names, Authorities: map[string]string{}, names: authorities}
 	if len(made.Names) == 0 {
 		made.Names = defaultNames()
 	}
@@ -147,7 +164,7 @@ func (made *Initialized) createLog(ctx context.Context, tmp string) (err error) 
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
 	recorder := store.NewRecorder(log)
-	for _, name := range initAuthorities {
+	for _, name := range made.names {
 		key, err := ca.Generate(filepath.Join(tmp, "keys", "ca-"+name))
 		if err != nil {
 			return fmt.Errorf("make CA key: %w", err)
@@ -204,7 +221,7 @@ func (made *Initialized) config(p InitParams) string {
 listen: %q
 `, made.Dir, p.Listen)
 	b.WriteString("tls:\n  certificate: tls/cert.pem\n  key: tls/key.pem\nlog:\n  file: log.db\n  key: keys/log\nauthorities:\n")
-	for _, name := range initAuthorities {
+	for _, name := range made.names {
 		fmt.Fprintf(&b, "  %s: {key: keys/ca-%s}\n", name, name)
 	}
 	source := "policy"
@@ -233,7 +250,7 @@ func (made *Initialized) print(out io.Writer) error {
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "configuration\t%s\n", made.Config)
 	fmt.Fprintf(w, "policy\t%s\n", made.Policy)
-	for _, name := range initAuthorities {
+	for _, name := range made.names {
 		fmt.Fprintf(w, "user CA key %q\t%s\n", name, made.Authorities[name])
 	}
 	if err := w.Flush(); err != nil {

@@ -31,7 +31,7 @@ func readPassphrase(cfg *Config, file string) ([]byte, error) {
 	path := cfg.path(file)
 	if name, ok := strings.CutPrefix(file, credentialPrefix); ok {
 		dir := os.Getenv("CREDENTIALS_DIRECTORY")
-		if dir == "" || name != filepath.Base(name) {
+		if dir == "" || name != filepath.Base(name) || !filepath.IsLocal(name) {
 			return nil, fmt.Errorf("passphrase_file %q: systemd hands over no such credential (LoadCredential=%s:...)", file, name)
 		}
 		path = filepath.Join(dir, name)
@@ -45,11 +45,13 @@ func readPassphrase(cfg *Config, file string) ([]byte, error) {
 	return bytes.TrimSuffix(data, []byte("\n")), nil
 }
 
-// checkDistinct refuses one key for two purposes: CA keys among each other, and the daemon's TLS key.
+// checkDistinct refuses one key for two purposes: CA keys among each other, the key of the log, and the daemon's TLS key.
 func (p *parts) checkDistinct() error {
 	others := map[string]ssh.PublicKey{}
-	if key, err := ssh.NewPublicKey(p.certificate.Leaf.PublicKey); err == nil { // else of a type that no CA key can have
-		others["the TLS key"] = key
+	for purpose, public := range map[string]any{"the log key": p.logKey.PublicKey(), "the TLS key": p.certificate.Leaf.PublicKey} {
+		if key, err := ssh.NewPublicKey(public); err == nil { // else of a type that no CA key can have
+			others[purpose] = key
+		}
 	}
 	return ca.CheckDistinct(p.authorities, others)
 }

@@ -1,0 +1,260 @@
+package daemon_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io/fs"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/daemon"
+	"github.com/hallpass-ssh/hallpass/store/bolt"
+	"go.etcd.io/bbolt"
+	"golang.org/x/crypto/ssh"
+)
+
+// initialized makes a CA and returns its folder.
+func initialized(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "ca")
+	_, err := daemon.Init(t.Context(), daemon.InitParams{
+		Dir: dir, Issuer: "https://login.example.com", ClientID: "hallpass", Listen: "127.0.0.1:0", Names: []string{"localhost"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// edit replaces text in the configuration.
+func edit(t *testing.T, dir, old, text string) {
+	t.Helper()
+	file := filepath.Join(dir, daemon.ConfigName)
+	config := string(read(t, file))
+	if !strings.Contains(config, old) {
+		t.Fatalf("the configuration has no %q:\n%s", old, config)
+	}
+	write(t, file, strings.Replace(config, old, text, 1))
+}
+
+func read(t *testing.T, file string) []byte {
+	t.Helper()
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func write(t *testing.T, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func copyFile(t *testing.T, from, to string) {
+	t.Helper()
+	write(t, to, string(read(t, from)))
+}
+
+// run runs a daemon that cannot start, and returns why.
+func run(t *testing.T, dir string, change ...func(*daemon.Config)) error {
+	t.Helper()
+	cfg, err := daemon.LoadConfig(filepath.Join(dir, daemon.ConfigName))
+	if err != nil {
+		return err
+	}
+	for _, f := range change {
+		f(cfg)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second) // one that runs all the same ends without an error
+	defer cancel()
+	return daemon.Run(ctx, cfg, &bytes.Buffer{})
+}
+
+// files returns the content of every file below dir.
+func files(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			all[path] = string(read(t, path))
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// Each mistake keeps the daemon from starting, with an error that names the file or the field, and nothing is changed.
+func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
+	at := func(dir, name string) string { return filepath.Join(dir, name) }
+	for _, tt := range []struct {
+		name string
+		make func(t *testing.T, dir string)
+		want []string
+	}{
+		{"an unknown key", func(t *testing.T, dir string) { edit(t, dir, "policy:", "polcy: x\npolicy:") }, []string{"hallpassd.yaml", "line 1", "polcy"}},
+		{"a key given twice", func(t *testing.T, dir string) { edit(t, dir, "policy:", "listen: x\npolicy:") }, []string{"hallpassd.yaml", "listen"}},
+		{"an unknown key of an issuer", func(t *testing.T, dir string) { edit(t, dir, "  client_id:", "  clientid: x\n  client_id:") }, []string{"hallpassd.yaml", "line", "clientid"}},
+		{"a second document", func(t *testing.T, dir string) { edit(t, dir, "policy:", "---\npolicy:") }, []string{"hallpassd.yaml"}},
+		{"no configuration", func(t *testing.T, dir string) { os.Remove(at(dir, daemon.ConfigName)) }, []string{"hallpassd.yaml", "hallpassd init"}},
+		{"an empty configuration", func(t *testing.T, dir string) { write(t, at(dir, daemon.ConfigName), "") }, []string{"hallpassd.yaml"}},
+		{"a CA key that others can read", func(t *testing.T, dir string) { os.Chmod(at(dir, "keys/ca-prod"), 0o644) }, []string{"keys/ca-prod", "0644", "chmod 600"}},
+		{"a CA key that the group can read", func(t *testing.T, dir string) { os.Chmod(at(dir, "keys/ca-prod"), 0o640) }, []string{"keys/ca-prod", "0640"}},
+		{"a TLS key that others can read", func(t *testing.T, dir string) { os.Chmod(at(dir, "tls/key.pem"), 0o604) }, []string{"tls/key.pem", "0604", "chmod 600"}},
+		{"a log key that others can read", func(t *testing.T, dir string) { os.Chmod(at(dir, "keys/log"), 0o660) }, []string{"keys/log", "0660", "chmod 600"}},
+		{"one key for two authorities", func(t *testing.T, dir string) {
+			copyFile(t, at(dir, "keys/ca-default"), at(dir, "keys/ca-prod"))
+			copyFile(t, at(dir, "keys/ca-default.pub"), at(dir, "keys/ca-prod.pub"))
+		}, []string{"two purposes", `"default"`, `"prod"`}},
+		{"the TLS key as a CA key", tlsKeyFromCAKey, []string{"two purposes", "the TLS key", `"default"`}},
+		{"the log key as a CA key", caKeyFromLogKey, []string{"two purposes", "the log key", `"default"`}},
+		{"a public key of another private key", func(t *testing.T, dir string) {
+			copyFile(t, at(dir, "keys/ca-default.pub"), at(dir, "keys/ca-prod.pub"))
+		}, []string{"keys/ca-prod.pub", "not the public key"}},
+		{"a public key as a CA key", func(t *testing.T, dir string) {
+			edit(t, dir, "{key: keys/ca-prod}", "{key: keys/ca-prod.pub}")
+			os.Chmod(at(dir, "keys/ca-prod.pub"), 0o600)
+		}, []string{"keys/ca-prod.pub", "public key"}},
+		{"no CA key", func(t *testing.T, dir string) { os.Remove(at(dir, "keys/ca-prod")) }, []string{"keys/ca-prod", `"prod"`}},
+		{"a TLS certificate of another key", func(t *testing.T, dir string) {
+			copyFile(t, at(initialized(t), "tls/cert.pem"), at(dir, "tls/cert.pem"))
+		}, []string{"tls/cert.pem"}},
+		{"an agent without a pinned key", func(t *testing.T, dir string) {
+			edit(t, dir, "{key: keys/ca-prod}", "{agent: /run/agent}")
+		}, []string{"authorities.prod", "public_key"}},
+		{"a key and an agent", func(t *testing.T, dir string) {
+			edit(t, dir, "{key: keys/ca-prod}", "{key: keys/ca-prod, agent: /run/agent, public_key: x}")
+		}, []string{"authorities.prod"}},
+		{"an issuer over plain http", func(t *testing.T, dir string) { edit(t, dir, "https://login.example.com", "http://login.example.com") }, []string{"issuer people", "http"}},
+		{"an issuer over plain http that is allowed to, and is not on loopback", func(t *testing.T, dir string) {
+			edit(t, dir, "https://login.example.com\"", "http://login.example.com\"\n  insecure: true")
+		}, []string{"issuer people", "https://"}},
+		{"an issuer that serves every organisation", func(t *testing.T, dir string) {
+			edit(t, dir, "https://login.example.com", "https://login.microsoftonline.com/common/v2.0")
+		}, []string{"issuer people", "every organisation"}},
+		{"Google without an organisation", func(t *testing.T, dir string) {
+			edit(t, dir, "https://login.example.com", "https://accounts.google.com")
+		}, []string{"issuer people", "hd"}},
+		{"an empty client id", func(t *testing.T, dir string) { edit(t, dir, `client_id: "hallpass"`, `client_id: ""`) }, []string{"issuers.people", "client_id"}},
+		{"no issuer", func(t *testing.T, dir string) {
+			config := string(read(t, at(dir, daemon.ConfigName)))
+			write(t, at(dir, daemon.ConfigName), config[:strings.Index(config, "issuers:")])
+		}, []string{"issuers"}},
+		{"no TLS", func(t *testing.T, dir string) {
+			edit(t, dir, "tls:\n  certificate: tls/cert.pem\n  key: tls/key.pem\n", "")
+		}, []string{"tls", "plaintext"}},
+		{"an address without a port", func(t *testing.T, dir string) { edit(t, dir, "127.0.0.1:0", "127.0.0.1") }, []string{"listen", "host:port"}},
+		{"lifetimes of more than a day", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {max_ttl: 25h}\nissuers:") }, []string{"limits.max_ttl"}},
+		{"backdating by more than five minutes", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {skew: 6m}\nissuers:") }, []string{"limits.skew"}},
+		{"backdating by part of a second", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {skew: 1500ms}\nissuers:") }, []string{"limits.skew"}},
+		{"the log of another CA", func(t *testing.T, dir string) { copyFile(t, at(initialized(t), "log.db"), at(dir, "log.db")) }, []string{"log.db"}},
+		{"no log", func(t *testing.T, dir string) { os.Remove(at(dir, "log.db")) }, []string{"log.db"}},
+		{"a log of a newer format", func(t *testing.T, dir string) {
+			db, err := bbolt.Open(at(dir, "log.db"), 0o600, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer db.Close()
+			if err := db.Update(func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte{audit.Format + 1})
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"log.db", "format", "newer program"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			dir := initialized(t)
+			tt.make(t, dir)
+			before := files(t, dir)
+			err := run(t, dir)
+			if err == nil {
+				t.Fatal("the daemon ran")
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(err.Error(), want) {
+					t.Errorf("the error does not say %q: %v", want, err)
+				}
+			}
+			if diff := cmp.Diff(before, files(t, dir)); diff != "" {
+				t.Errorf("files changed (-before +after):\n%.2000s", diff)
+			}
+		})
+	}
+}
+
+// tlsKeyFromCAKey serves TLS with the key "default".
+func tlsKeyFromCAKey(t *testing.T, dir string) {
+	parsed, err := ssh.ParseRawPrivateKey(read(t, filepath.Join(dir, "keys", "ca-default")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, ok := parsed.(*ed25519.PrivateKey)
+	if !ok {
+		t.Fatalf("the CA key is a %T", parsed)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "x"}, DNSNames: []string{"localhost"}, NotAfter: time.Now().Add(time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), *key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(*key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(dir, "tls", "cert.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	write(t, filepath.Join(dir, "tls", "key.pem"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})))
+}
+
+// caKeyFromLogKey signs certificates for "default" with the key of the log.
+func caKeyFromLogKey(t *testing.T, dir string) {
+	private := ed25519.NewKeyFromSeed(logSeed(t, dir))
+	block, err := ssh.MarshalPrivateKey(private, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	os.Remove(filepath.Join(dir, "keys", "ca-default.pub"))
+	write(t, filepath.Join(dir, "keys", "ca-default"), string(pem.EncodeToMemory(block)))
+}
+
+func TestAClockBeforeTheRelease(t *testing.T) {
+	dir := initialized(t)
+	err := run(t, dir, func(cfg *daemon.Config) {
+		cfg.Now = func() time.Time { return time.Date(2020, time.January, 1, 0, 0, 0, 0, time.UTC) }
+	})
+	if err == nil || !strings.Contains(err.Error(), "2020-01-01") || !strings.Contains(err.Error(), "clock") {
+		t.Errorf("got %v, want an error about the clock", err)
+	}
+}
+
+func TestASecondDaemon(t *testing.T) {
+	dir := initialized(t)
+	key, err := audit.LoadLogKey(filepath.Join(dir, "keys", "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := bolt.Open(filepath.Join(dir, "log.db"), bolt.Config{LogKey: key, Now: time.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	if err := run(t, dir); err == nil || !strings.Contains(err.Error(), "log.db") {
+		t.Errorf("got %v, want an error about the log", err)
+	}
+}
