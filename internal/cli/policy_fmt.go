@@ -30,15 +30,16 @@ never changes, comments stay, and conditions keep their form.
 Without a flag the formatted files are printed. With -l or -d the exit code is 1 if a file is not formatted.`,
 		Example: "  hallpass policy fmt -d ./policy\n  hallpass policy fmt -w ./policy",
 		Args:    exactArgs("DIR"),
-		RunE: func(_ *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if o.write && (o.diff || o.list) {
+				return usageError(cmd, errors.New("--write goes with neither --diff nor --list"))
+			}
 			return a.policyFormat(args[0], o)
 		},
 	}
 	cmd.Flags().BoolVarP(&o.write, "write", "w", false, "write the files")
 	cmd.Flags().BoolVarP(&o.diff, "diff", "d", false, "print what would change")
 	cmd.Flags().BoolVarP(&o.list, "list", "l", false, "list the files that would change")
-	cmd.MarkFlagsMutuallyExclusive("write", "diff")
-	cmd.MarkFlagsMutuallyExclusive("write", "list")
 	return cmd
 }
 
