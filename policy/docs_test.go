@@ -1,6 +1,8 @@
 package policy_test
 
 import (
+	"context"
+	"fmt"
 	"os"
 	"regexp"
 	"strings"
@@ -43,13 +45,44 @@ func TestDocs(t *testing.T) {
 				}
 			}
 		case "text":
-			if before := blocks[i-1][1]; before != "yaml refused" && before != "sh" {
+			if before := blocks[i-1][1]; before != "yaml refused" && before != "sh" && before != "yaml warned" {
 				t.Errorf("%s:%d: an error of nothing", name, line)
 			}
+		case "yaml tests":
+			docTests(t, fmt.Sprintf("%s:%d", name, line), first, b[2])
+		case "yaml warned":
+			docWarnings(t, fmt.Sprintf("%s:%d", name, line), completed(b[2], first), blocks[i+1][2])
 		case "yaml identity", "sh": // run with the tool, by its own tests
 		default:
 			t.Errorf("%s:%d: a block of kind %q is not tested", name, line, kind)
 		}
+	}
+}
+
+// docTests runs an example of tests against the policy of the page.
+func docTests(t *testing.T, place, rules, tests string) {
+	t.Helper()
+	b := bundle("policy.yaml", rules, "staging_test.yaml", tests)
+	p, err := policy.Compile(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range p.RunTests(context.Background(), suite(t, p, b)).Results {
+		if len(r.Failures) > 0 {
+			t.Errorf("%s: %s: %v", place, r.Case.Name, r.Failures)
+		}
+	}
+}
+
+// docWarnings holds the warnings of an example against those that are shown.
+func docWarnings(t *testing.T, place, rules, shown string) {
+	t.Helper()
+	var got strings.Builder
+	for _, w := range warnings(t, "policy.yaml", rules) {
+		fmt.Fprintln(&got, w)
+	}
+	if diff := cmp.Diff(shown, got.String()); diff != "" {
+		t.Errorf("%s: %s", place, diff)
 	}
 }
 
