@@ -7,6 +7,7 @@ package e2e_test
 import (
 	"bufio"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -201,7 +202,7 @@ func exitStatus(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	code := "0"
 	if err := ts.Exec(args[1], args[2:]...); err != nil {
-		exit, ok := err.(*exec.ExitError)
+		exit, ok := errors.AsType[*exec.ExitError](err)
 		if !ok {
 			ts.Fatalf("%s: %v", args[1], err)
 		}

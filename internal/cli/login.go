@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/agentkey"
@@ -203,12 +205,19 @@ func (a *app) signIn(ctx context.Context, s *login.Session, key ssh.PublicKey, f
 	return login.Browser(ctx, s.Issuer, nonce, open, a.err, login.Options{FreshLogin: f.fresh})
 }
 
-// qr draws an address for a phone, if there is a terminal to draw on.
+// qr draws an address for a phone, if there is a terminal to draw on, and it is wide enough.
 func (a *app) qr() func(string) {
 	if !isTerminal(a.err) {
 		return nil
 	}
-	return func(address string) { qrterminal.GenerateHalfBlock(address, qrterminal.L, a.err) }
+	return func(address string) {
+		var b bytes.Buffer
+		qrterminal.GenerateHalfBlock(address, qrterminal.L, &b)
+		firstLine, _, _ := strings.Cut(b.String(), "\n")
+		if width := terminalWidth(a.err); width == 0 || width >= utf8.RuneCountInString(firstLine) {
+			_, _ = b.WriteTo(a.err) // a picture that cannot be drawn: the address is there as text
+		}
+	}
 }
 
 // keep puts the sign-in, its key and the keys of the CA in place of those before.
