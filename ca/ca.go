@@ -51,8 +51,9 @@ type CA struct {
 	SignTimeout time.Duration
 	// Admit limits the rate of one identity. What it refuses is counted by it and not recorded. Nil admits all.
 	Admit func(Caller, netip.Addr) error
-	// Stranger is told of each call that no identity stands behind, and where it came from. Nil tells nobody.
-	Stranger func(from netip.Addr, reason error)
+	// Stranger is told of each call that no identity stands behind and where it came from, and says what the caller is told: the
+	// reason, or that there were too many. Nil gives the reason.
+	Stranger func(from netip.Addr, reason error) error
 	// Now is the clock, read once for each call. Nil means time.Now.
 	Now func() time.Time
 	// Rand is the source of certificate nonces and signatures. Nil means crypto/rand.
@@ -90,7 +91,7 @@ func New(c CA) (*CA, error) {
 		c.Admit = func(Caller, netip.Addr) error { return nil }
 	}
 	if c.Stranger == nil {
-		c.Stranger = func(netip.Addr, error) {}
+		c.Stranger = func(_ netip.Addr, reason error) error { return reason }
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -70,7 +70,7 @@ func newStand(t testing.TB, change ...func(*ca.CA)) *stand {
 		Log:             s.log,
 		Authorities:     map[string]*ca.Authority{"default": authority},
 		ServerNames:     []string{serverName},
-		Stranger:        func(netip.Addr, error) { s.strangers.Add(1) },
+		Stranger:        func(_ netip.Addr, reason error) error { s.strangers.Add(1); return reason },
 		Now:             func() time.Time { return s.now },
 	}
 	for _, f := range change {

@@ -110,8 +110,7 @@ func (c *CA) authenticate(ctx context.Context, call Call) (*Attempt, Caller, err
 	now := c.Now()
 	caller, err := c.whois(ctx, call.Token, now)
 	if !named(caller) {
-		c.Stranger(call.SourceIP, err)
-		return nil, Caller{}, err
+		return nil, Caller{}, c.Stranger(call.SourceIP, err)
 	}
 	caller.Token.Bound = false
 	if err := c.Admit(caller, call.SourceIP); err != nil {

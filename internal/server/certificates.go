@@ -78,9 +78,9 @@ func (s *Server) newCall(ctx context.Context, request, sshsig []byte) (ca.Call, 
 func (s *Server) bearer(ctx context.Context) (string, error) {
 	token, err := bearerOf(ctx)
 	if err != nil {
-		s.cfg.Limiter.Stranger(peerAddr(ctx), err)
+		return "", s.cfg.Limiter.Stranger(peerAddr(ctx), err)
 	}
-	return token, err
+	return token, nil
 }
 
 // bearerOf reads the "authorization" metadata (RFC 6750 2.1). Exactly one, of that scheme.

@@ -60,6 +60,9 @@ func (s *Server) finish(ctx context.Context, method, id string, begin time.Time,
 		wire = toStatus(err, id)
 	}
 	level := slog.LevelInfo
+	if err == nil && methods[method].callers == anybody {
+		level = slog.LevelDebug // strangers do not fill the log of the operators
+	}
 	attrs := []slog.Attr{
 		slog.String("method", method), slog.String("request_id", id), slog.String("peer", peerAddr(ctx).String()),
 		slog.Duration("took", s.cfg.Now().Sub(begin)), slog.String("code", status.Code(wire).String()),
@@ -77,9 +80,9 @@ func (s *Server) finish(ctx context.Context, method, id string, begin time.Time,
 	return wire
 }
 
-// guardUnary lets a call through if its method is in the table and its address may try.
+// guardUnary lets a call through if its method is in the table.
 func (s *Server) guardUnary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
-	if err := s.guard(ctx, info.FullMethod); err != nil {
+	if err := guard(info.FullMethod); err != nil {
 		return nil, err
 	}
 	return handle(ctx, in)
@@ -87,7 +90,7 @@ func (s *Server) guardUnary(ctx context.Context, in any, info *grpc.UnaryServerI
 
 // guardStream does the same for streams, and ends them once the daemon drains, so that none holds a shutdown up.
 func (s *Server) guardStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	if err := s.guard(stream.Context(), info.FullMethod); err != nil {
+	if err := guard(info.FullMethod); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(stream.Context())
@@ -123,15 +126,15 @@ func bound(ctx context.Context, info *tap.Info) (context.Context, error) {
 	return bounded, nil
 }
 
-func (s *Server) guard(ctx context.Context, fullMethod string) error {
+func guard(fullMethod string) error {
 	m, ok := methods[fullMethod]
 	if !ok {
 		return ca.Errorf(ca.Denied, "method %q is not one that anybody may call", fullMethod)
 	}
-	if m.callers&anybody != 0 {
-		return nil
+	if m.callers == nobody {
+		return ca.Errorf(ca.Denied, "%s is not served: a stranger could hold it open for nothing", fullMethod)
 	}
-	return s.cfg.Limiter.AdmitAddress(peerAddr(ctx))
+	return nil
 }
 
 func newRequestID() string {

@@ -98,32 +98,23 @@ func (l *Limiter) Admit(caller ca.Caller, _ netip.Addr) error {
 	}
 }
 
-// AdmitAddress says whether an address may try to authenticate. An address is held back only by its own failures.
-func (l *Limiter) AdmitAddress(addr netip.Addr) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	failures, ok := l.addresses[network(addr)]
-	if !ok || failures.Tokens() >= 1 {
-		return nil
-	}
-	l.strangers["address above the limit of failed authentications"]++
-	return &ca.Error{
-		Kind:       ca.Exhausted,
-		Message:    "too many failed authentications from this address",
-		RetryAfter: time.Duration(float64(time.Second) / float64(l.rates.Strangers)),
-	}
-}
-
-// Stranger counts a call that no identity stands behind. Its address answers for that only if the call is at fault, and not an
-// issuer whose keys cannot be had.
-func (l *Limiter) Stranger(addr netip.Addr, reason error) {
+// Stranger counts a call that no identity stands behind, and returns what its caller is told. Past the limit of its address that
+// is no more than to come again later. Only the call that is at fault counts against the address, and not one whose issuer's
+// keys cannot be had; and whoever has a good token is never held back by others behind the same address.
+func (l *Limiter) Stranger(addr netip.Addr, reason error) error {
 	kind := ca.KindOf(reason)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if kind == ca.Unauthenticated {
-		take(l.addresses, network(addr), l.rates.Strangers, l.rates.StrangersBurst)
-	}
 	l.strangers[kind.String()]++
+	if kind != ca.Unauthenticated || take(l.addresses, network(addr), l.rates.Strangers, l.rates.StrangersBurst) {
+		return reason
+	}
+	return &ca.Error{
+		Kind:       ca.Exhausted,
+		Message:    "too many failed authentications from this address",
+		Err:        reason,
+		RetryAfter: time.Duration(float64(time.Second) / float64(l.rates.Strangers)),
+	}
 }
 
 // Drain returns what was counted since the last Drain, and begins anew.

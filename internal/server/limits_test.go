@@ -1,6 +1,7 @@
 package server_test
 
 import (
+	"errors"
 	"net/netip"
 	"testing"
 	"time"
@@ -46,19 +47,22 @@ func TestAnIdentityAboveItsRateIsRefusedCountedAndAlone(t *testing.T) {
 func TestAnAddressIsHeldBackByItsOwnFailuresOnly(t *testing.T) {
 	l := server.NewLimiter(server.Rates{Strangers: 0.001, StrangersBurst: 2}, now)
 	bad, good := netip.MustParseAddr("127.0.0.2"), netip.MustParseAddr("127.0.0.3")
+	expired, down := ca.Errorf(ca.Unauthenticated, "expired"), ca.Errorf(ca.Unavailable, "issuer down")
 	for range 2 {
-		if err := l.AdmitAddress(bad); err != nil {
-			t.Fatalf("an address within its burst of failures: %v", err)
+		if err := l.Stranger(bad, expired); !errors.Is(err, expired) || ca.KindOf(err) != ca.Unauthenticated {
+			t.Fatalf("a stranger within the burst of its address is told %v, want the reason", err)
 		}
-		l.Stranger(bad, ca.Errorf(ca.Unauthenticated, "expired"))
 	}
-	if err := l.AdmitAddress(bad); ca.KindOf(err) != ca.Exhausted {
-		t.Errorf("an address above its failures: got %v, want kind exhausted", err)
+	if err := l.Stranger(bad, expired); ca.KindOf(err) != ca.Exhausted {
+		t.Errorf("a stranger above it: got %v, want kind exhausted", err)
 	}
-	if err := l.AdmitAddress(good); err != nil {
-		t.Errorf("another address: %v", err)
+	if err := l.Stranger(bad, down); ca.KindOf(err) != ca.Unavailable {
+		t.Errorf("a stranger whose issuer is down: got %v, want the reason", err)
 	}
-	want := map[string]uint64{"unauthenticated": 2, "address above the limit of failed authentications": 1}
+	if err := l.Stranger(good, expired); ca.KindOf(err) != ca.Unauthenticated {
+		t.Errorf("a stranger at another address: got %v, want the reason", err)
+	}
+	want := map[string]uint64{"unauthenticated": 4, "unavailable": 1}
 	if diff := cmp.Diff(want, l.Drain(now).Strangers); diff != "" {
 		t.Errorf("strangers (-want +got):\n%s", diff)
 	}

@@ -14,6 +14,7 @@ const (
 	workload                     // a job with a token of its own
 	auditor                      // a person with the role auditor of the policy in force
 	admin                        // a person with the role admin
+	nobody                       // not served
 )
 
 // method is a row of the table.
@@ -39,5 +40,5 @@ var methods = map[string]method{
 
 	healthpb.Health_Check_FullMethodName: {callers: anybody, records: "nothing"},
 	healthpb.Health_List_FullMethodName:  {callers: anybody, records: "nothing"},
-	healthpb.Health_Watch_FullMethodName: {callers: anybody, records: "nothing", lasting: true},
+	healthpb.Health_Watch_FullMethodName: {callers: nobody, records: "nothing"},
 }

@@ -110,6 +110,10 @@ func TestStrangersAreHeldBackAndCounted(t *testing.T) {
 	if _, err := pb.NewCertificateServiceClient(conn).Discover(t.Context(), &pb.DiscoverRequest{}); err != nil {
 		t.Errorf("discovery: %v", err)
 	}
+	// Whoever has a good token is not held back by the strangers behind the same address.
+	if _, err := s.Client().DryRun(t.Context(), s.Login("alice").SignIn, ca.Request{Login: "deploy", Host: "app1.staging.example.com"}); err != nil {
+		t.Errorf("a known identity behind the same address: %v", err)
+	}
 	refused, strangers := refusals(s.Records())
 	if len(refused) > 0 || strangers != calls {
 		t.Errorf("the log counts %d strangers, want %d, and has the refusals %v", strangers, calls, refused)
