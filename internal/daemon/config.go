@@ -96,7 +96,8 @@ type IssuerConfig struct {
 	Scopes []string `yaml:"scopes"`
 	// Email is "verified" (default), "optional" or "none".
 	Email string `yaml:"email"`
-	// GroupsClaim names the claim with the groups; default "groups".
+	// GroupsClaim names the claim with the groups; default "groups". Tokens of people must carry it, even if it is empty; "none"
+	// is for an issuer that has no groups.
 	GroupsClaim string `yaml:"groups_claim"`
 	// Algorithms of ID tokens; default RS256 and ES256.
 	Algorithms []string `yaml:"algorithms"`
