@@ -27,7 +27,11 @@ func lock(ctx context.Context, name, doing string) (unlock func(), err error) {
 	}
 	dir := filepath.Join(state, "locks")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the folder for locks: %w", err)
+		return nil, &failure{
+			exit: exitFailed,
+			err:  fmt.Errorf("make the folder for locks: %w", err),
+			hint: "set XDG_STATE_HOME to a folder that you can write",
+		}
 	}
 	h := fnv.New32a()
 	h.Write([]byte(name))

@@ -84,6 +84,11 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	if f.tokenFile == "" && !f.interactive() {
 		f.tokenFile = s.TokenFile
 	}
+	unlock, err := lockSignIn(ctx)
+	if err != nil {
+		return err // before the user has signed in for nothing
+	}
+	unlock() // people take their time
 	key, err := newKey(ctx, s.Key)
 	if err != nil {
 		return err
@@ -106,8 +111,7 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 		return err
 	}
 	signedIn.Server = address.String()
-	unlock, err := lockSignIn(ctx)
-	if err != nil {
+	if unlock, err = lockSignIn(ctx); err != nil {
 		return err
 	}
 	defer unlock()
