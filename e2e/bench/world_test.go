@@ -168,7 +168,7 @@ func (w *world) describe() string {
 	kind := "unknown"
 	if unix.Statfs(w.dir, &fs) == nil {
 		kind = map[int64]string{unix.EXT4_SUPER_MAGIC: "ext4", unix.XFS_SUPER_MAGIC: "xfs", unix.BTRFS_SUPER_MAGIC: "btrfs",
-			unix.OVERLAYFS_SUPER_MAGIC: "overlayfs"}[int64(fs.Type)]
+			unix.OVERLAYFS_SUPER_MAGIC: "overlayfs"}[int64(fs.Type)] //nolint:unconvert // the type of the field differs between architectures
 	}
 	load, _ := os.ReadFile("/proc/loadavg")
 	return fmt.Sprintf("\n%s, %.0f cores, %s, data on %s, load of the machine at the end %s\nrequest %d B with a token of %d B, answer %d B, record %d B\n",

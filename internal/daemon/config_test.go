@@ -24,8 +24,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// initialized makes a CA and returns its folder.
-func initialized(t *testing.T) string {
+// initialised makes a CA and returns its folder.
+func initialised(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "ca")
 	_, err := daemon.Init(t.Context(), daemon.InitParams{
@@ -114,10 +114,10 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 		{"a second document", func(t *testing.T, dir string) { edit(t, dir, "policy:", "---\npolicy:") }, []string{"hallpassd.yaml"}},
 		{"no configuration", func(t *testing.T, dir string) { os.Remove(at(dir, daemon.ConfigName)) }, []string{"hallpassd.yaml", "hallpassd init"}},
 		{"an empty configuration", func(t *testing.T, dir string) { write(t, at(dir, daemon.ConfigName), "") }, []string{"hallpassd.yaml"}},
-		{"a CA key that others can read", func(t *testing.T, dir string) { os.Chmod(at(dir, "keys/ca-prod"), 0o644) }, []string{"keys/ca-prod", "0644", "chmod 600"}},
-		{"a CA key that the group can read", func(t *testing.T, dir string) { os.Chmod(at(dir, "keys/ca-prod"), 0o640) }, []string{"keys/ca-prod", "0640"}},
-		{"a TLS key that others can read", func(t *testing.T, dir string) { os.Chmod(at(dir, "tls/key.pem"), 0o604) }, []string{"tls/key.pem", "0604", "chmod 600"}},
-		{"a log key that others can read", func(t *testing.T, dir string) { os.Chmod(at(dir, "keys/log"), 0o660) }, []string{"keys/log", "0660", "chmod 600"}},
+		{"a CA key that others can read", func(t *testing.T, dir string) { chmod(t, at(dir, "keys/ca-prod"), 0o644) }, []string{"keys/ca-prod", "0644", "chmod 600"}},
+		{"a CA key that the group can read", func(t *testing.T, dir string) { chmod(t, at(dir, "keys/ca-prod"), 0o640) }, []string{"keys/ca-prod", "0640"}},
+		{"a TLS key that others can read", func(t *testing.T, dir string) { chmod(t, at(dir, "tls/key.pem"), 0o604) }, []string{"tls/key.pem", "0604", "chmod 600"}},
+		{"a log key that others can read", func(t *testing.T, dir string) { chmod(t, at(dir, "keys/log"), 0o660) }, []string{"keys/log", "0660", "chmod 600"}},
 		{"one key for two authorities", func(t *testing.T, dir string) {
 			copyFile(t, at(dir, "keys/ca-default"), at(dir, "keys/ca-prod"))
 			copyFile(t, at(dir, "keys/ca-default.pub"), at(dir, "keys/ca-prod.pub"))
@@ -129,11 +129,11 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 		}, []string{"keys/ca-prod.pub", "not the public key"}},
 		{"a public key as a CA key", func(t *testing.T, dir string) {
 			edit(t, dir, "{key: keys/ca-prod}", "{key: keys/ca-prod.pub}")
-			os.Chmod(at(dir, "keys/ca-prod.pub"), 0o600)
+			chmod(t, at(dir, "keys/ca-prod.pub"), 0o600)
 		}, []string{"keys/ca-prod.pub", "public key"}},
 		{"no CA key", func(t *testing.T, dir string) { os.Remove(at(dir, "keys/ca-prod")) }, []string{"keys/ca-prod", `"prod"`}},
 		{"a TLS certificate of another key", func(t *testing.T, dir string) {
-			copyFile(t, at(initialized(t), "tls/cert.pem"), at(dir, "tls/cert.pem"))
+			copyFile(t, at(initialised(t), "tls/cert.pem"), at(dir, "tls/cert.pem"))
 		}, []string{"tls/cert.pem"}},
 		{"an agent without a pinned key", func(t *testing.T, dir string) {
 			edit(t, dir, "{key: keys/ca-prod}", "{agent: /run/agent}")
@@ -154,7 +154,8 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 		{"an empty client id", func(t *testing.T, dir string) { edit(t, dir, `client_id: "hallpass"`, `client_id: ""`) }, []string{"issuers.people", "client_id"}},
 		{"no issuer", func(t *testing.T, dir string) {
 			config := string(read(t, at(dir, daemon.ConfigName)))
-			write(t, at(dir, daemon.ConfigName), config[:strings.Index(config, "issuers:")])
+			before, _, _ := strings.Cut(config, "issuers:")
+			write(t, at(dir, daemon.ConfigName), before)
 		}, []string{"issuers"}},
 		{"no TLS", func(t *testing.T, dir string) {
 			edit(t, dir, "tls:\n  certificate: tls/cert.pem\n  key: tls/key.pem\n", "")
@@ -163,7 +164,7 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 		{"lifetimes of more than a day", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {max_ttl: 25h}\nissuers:") }, []string{"limits.max_ttl"}},
 		{"backdating by more than five minutes", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {skew: 6m}\nissuers:") }, []string{"limits.skew"}},
 		{"backdating by part of a second", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {skew: 1500ms}\nissuers:") }, []string{"limits.skew"}},
-		{"the log of another CA", func(t *testing.T, dir string) { copyFile(t, at(initialized(t), "log.db"), at(dir, "log.db")) }, []string{"log.db"}},
+		{"the log of another CA", func(t *testing.T, dir string) { copyFile(t, at(initialised(t), "log.db"), at(dir, "log.db")) }, []string{"log.db"}},
 		{"no log", func(t *testing.T, dir string) { os.Remove(at(dir, "log.db")) }, []string{"log.db"}},
 		{"a log of a newer format", func(t *testing.T, dir string) {
 			db, err := bbolt.Open(at(dir, "log.db"), 0o600, nil)
@@ -180,7 +181,7 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			dir := initialized(t)
+			dir := initialised(t)
 			tt.make(t, dir)
 			before := files(t, dir)
 			err := run(t, dir)
@@ -234,7 +235,7 @@ func caKeyFromLogKey(t *testing.T, dir string) {
 }
 
 func TestAClockBeforeTheRelease(t *testing.T) {
-	dir := initialized(t)
+	dir := initialised(t)
 	err := run(t, dir, func(cfg *daemon.Config) {
 		cfg.Now = func() time.Time { return time.Date(2020, time.January, 1, 0, 0, 0, 0, time.UTC) }
 	})
@@ -244,7 +245,7 @@ func TestAClockBeforeTheRelease(t *testing.T) {
 }
 
 func TestASecondDaemon(t *testing.T) {
-	dir := initialized(t)
+	dir := initialised(t)
 	key, err := audit.LoadLogKey(filepath.Join(dir, "keys", "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -256,5 +257,12 @@ func TestASecondDaemon(t *testing.T) {
 	defer log.Close()
 	if err := run(t, dir); err == nil || !strings.Contains(err.Error(), "log.db") {
 		t.Errorf("got %v, want an error about the log", err)
+	}
+}
+
+func chmod(t testing.TB, path string, mode os.FileMode) {
+	t.Helper()
+	if err := os.Chmod(path, mode); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -148,8 +148,7 @@ func (d *daemon) serve(ctx context.Context, listener net.Listener) error {
 		case <-health.C:
 			d.reportIssuers()
 		case <-d.store.Dead():
-			d.stop(served)
-			return errors.New("the outcome of a write to the log is in doubt: ended, so that nothing is signed without a record. Check the disk; the next start verifies the log")
+			return errors.Join(d.stop(served), errors.New("the outcome of a write to the log is in doubt: ended, so that nothing is signed without a record. Check the disk; the next start verifies the log"))
 		case err := <-served:
 			return fmt.Errorf("serve: %w", err)
 		case <-ctx.Done():

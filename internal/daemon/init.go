@@ -35,8 +35,8 @@ type InitParams struct {
 	Policy   string   // folder of an existing policy; default: an example
 }
 
-// Initialized tells what Init made.
-type Initialized struct {
+// Initialised tells what Init made.
+type Initialised struct {
 	Dir, Config, Policy, Pin, Listen string
 	Names                            []string
 	Authorities                      map[string]string // name to authorized_keys line
@@ -49,7 +49,7 @@ var initAuthorities = []string{"default", "prod"}
 
 // Init makes everything that a new CA needs, and nothing if anything fails: it works in a folder of its own beside the
 // target and renames that at the end.
-func Init(ctx context.Context, p InitParams) (*Initialized, error) {
+func Init(ctx context.Context, p InitParams) (*Initialised, error) {
 	dir, err := filepath.Abs(p.Dir)
 	if err != nil {
 		return nil, err
@@ -119,8 +119,8 @@ func checkMade(dir string) error {
 }
 
 // fill makes the files in tmp, which will be called dir.
-func fill(ctx context.Context, tmp, dir string, p InitParams, authorities []string) (*Initialized, error) {
-	made := &Initialized{Dir: dir, Config: filepath.Join(dir, ConfigName), Policy: p.Policy, Listen: p.Listen, Names: p.Names, Authorities: map[string]string{}, names: authorities}
+func fill(ctx context.Context, tmp, dir string, p InitParams, authorities []string) (*Initialised, error) {
+	made := &Initialised{Dir: dir, Config: filepath.Join(dir, ConfigName), Policy: p.Policy, Listen: p.Listen, Names: p.Names, Authorities: map[string]string{}, names: authorities}
 	if len(made.Names) == 0 {
 		made.Names = defaultNames()
 	}
@@ -153,7 +153,7 @@ func fill(ctx context.Context, tmp, dir string, p InitParams, authorities []stri
 }
 
 // createLog makes the log, its key and the CA keys, and enters these into the log.
-func (made *Initialized) createLog(ctx context.Context, tmp string) (err error) {
+func (made *Initialised) createLog(ctx context.Context, tmp string) (err error) {
 	logKey, err := audit.CreateLogKey(filepath.Join(tmp, "keys", "log"))
 	if err != nil {
 		return fmt.Errorf("make log key: %w", err)
@@ -215,7 +215,7 @@ func writeExamplePolicy(dir string) error {
 }
 
 // config returns the text of the configuration file. The issuers come last, so that a further one can be appended.
-func (made *Initialized) config(p InitParams) string {
+func (made *Initialised) config(p InitParams) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# The configuration of hallpassd. Paths are relative to this file. Check changes with: hallpassd check --dir %s
 listen: %q
@@ -245,7 +245,7 @@ func plainLoopback(issuer string) bool {
 }
 
 // print tells an admin what there is now, and what to do next.
-func (made *Initialized) print(out io.Writer) error {
+func (made *Initialised) print(out io.Writer) error {
 	_, port, _ := net.SplitHostPort(made.Listen)
 	w := tabwriter.NewWriter(out, 0, 8, 2, ' ', 0)
 	fmt.Fprintf(w, "configuration\t%s\n", made.Config)
@@ -267,7 +267,7 @@ Next:
 }
 
 // address is what clients take as --server.
-func (made *Initialized) address(port string) string {
+func (made *Initialised) address(port string) string {
 	return net.JoinHostPort(made.Names[0], port) + "#" + made.Pin
 }
 

@@ -147,7 +147,7 @@ func TestPassphrasesThatCannotBeHad(t *testing.T) {
 		}, "no such credential"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			dir := initialized(t)
+			dir := initialised(t)
 			replaceKey(t, dir, newECDSA(t), "right")
 			if file := tt.make(t, dir); file != "" {
 				edit(t, dir, "{key: keys/ca-default}", "{key: keys/ca-default, passphrase_file: '"+file+"'}")

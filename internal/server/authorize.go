@@ -13,7 +13,7 @@ import (
 // recordTimeout bounds a record that is written although the caller may be gone.
 const recordTimeout = 10 * time.Second
 
-// possessionKey is the metadata that shows possession of the key of the sign-in: a serialized SignedPossession.
+// possessionKey is the metadata that shows possession of the key of the sign-in: a serialised SignedPossession.
 const possessionKey = "hallpass-possession-bin"
 
 // authorize returns the caller of a method if the table lets it call. Each handler whose request is not itself signed begins

@@ -56,7 +56,7 @@ func (s *Server) survive(method, id string, f func() error) (err error) {
 func (s *Server) finish(ctx context.Context, method, id string, begin time.Time, err error) error {
 	wire := err
 	// Only an error that is a status itself goes out as it is: one that is the cause of another is nobody's business.
-	if _, isStatus := err.(interface{ GRPCStatus() *status.Status }); !isStatus { //nolint:errorlint // see above
+	if _, isStatus := err.(interface{ GRPCStatus() *status.Status }); !isStatus {
 		wire = toStatus(err, id)
 	}
 	level := slog.LevelInfo
