@@ -181,6 +181,6 @@ func (a *app) showIssued(t target, issued *client.Issued) error {
 	}
 	fmt.Fprintf(a.out, "certificate for %s, valid until %s (%s)\n", t, clock(cert.ValidBefore), left(cert.ValidBefore))
 	fmt.Fprintf(a.out, "  serial  %s\n  record  %d\n  rule    %s in %s\n  policy  %s\n  file    %s\n", cert.Serial, issued.Index,
-		plain(issued.Decision.GetRule()), plain(issued.Decision.GetEnvironment()), short(policyName(issued.Policy)), cert.File)
+		plain(issued.Decision.GetRule()), plain(issued.Decision.GetEnvironment()), plain(short(policyName(issued.Policy))), cert.File)
 	return nil
 }

@@ -85,7 +85,7 @@ func (s *Server) checkRole(ctx context.Context, m method, fullMethod string, cal
 			return caller, policy, nil
 		}
 	}
-	return caller, policy, ca.Errorf(ca.Denied, "%s needs the role auditor or admin, which the policy does not give you", fullMethod)
+	return caller, policy, ca.Errorf(ca.Denied, "reading the log needs the role auditor or admin, and the policy gives you neither")
 }
 
 // possession reads the proof of a call. Exactly one.
