@@ -259,10 +259,11 @@ func (made *Initialised) print(out io.Writer) error {
 	_, err := fmt.Fprintf(out, `
 Next:
   1. run the daemon:              hallpassd run --dir %s
-  2. on each server, as root:     hallpass ca keys --server '%s' > /etc/ssh/hallpass_ca.pub
+  2. on each server, as root:     hallpass ca keys --server '%s' --authority %s > /etc/ssh/hallpass_ca.pub
                                   and in sshd_config: TrustedUserCAKeys /etc/ssh/hallpass_ca.pub
+                                  (a server trusts the authority of its environment and no other: %s)
   3. each developer, once:        hallpass login --server '%s'
-`, made.Dir, made.address(port), made.address(port))
+`, made.Dir, made.address(port), made.names[0], strings.Join(made.names, ", "), made.address(port))
 	return err
 }
 
