@@ -24,12 +24,12 @@ type disk struct {
 	root   string // the same, as everybody sees it
 }
 
-// newDisk mounts a tmpfs of 8 MB.
+// newDisk mounts a tmpfs of 64 MB, several times what the log of a long run takes.
 func newDisk(t *testing.T) *disk {
 	t.Helper()
 	dir := t.TempDir()
 	cmd := exec.Command("unshare", "--mount", "--propagation", "private",
-		"sh", "-c", `mount -t tmpfs -o size=8m,mode=700 tmpfs "$1" && echo mounted && exec cat`, "sh", dir)
+		"sh", "-c", `mount -t tmpfs -o size=64m,mode=700 tmpfs "$1" && echo mounted && exec cat`, "sh", dir)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	stdin, err := cmd.StdinPipe() // cat ends when it is closed
 	if err != nil {
