@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
@@ -187,10 +188,14 @@ func startAgent(ts *testscript.TestScript, neg bool, args []string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	for {
+	for wait := 0; ; wait++ {
 		if _, err := os.Stat(socket); err == nil {
 			break
 		}
+		if wait == 2000 {
+			ts.Fatalf("ssh-agent made no socket at %s", socket)
+		}
+		time.Sleep(10 * time.Millisecond)
 	}
 	ts.Setenv("SSH_AUTH_SOCK", socket)
 }

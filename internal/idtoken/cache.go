@@ -10,8 +10,8 @@ const (
 	maxLooked = 16   // at once, for some that have expired
 )
 
-// cache remembers verified tokens by the digest of all of their bytes. The zero value is empty. Only tokens that verified get in, so strangers cannot
-// fill it.
+// cache remembers verified tokens by the digest of all of their bytes. The zero value is empty. Only tokens that verified get
+// in, so strangers cannot fill it.
 type cache struct {
 	mu     sync.Mutex // guards tokens
 	tokens map[[32]byte]*token

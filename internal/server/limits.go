@@ -15,9 +15,10 @@ type Rates struct {
 	Identity rate.Limit
 	// IdentityBurst is how many it may make at once; default 1000, which is Ansible on 500 hosts, twice.
 	IdentityBurst int
-	// Strangers is how many failed authentications one address may cause per second; default 5.
+	// Strangers is how many failed authentications of one address are told their reason per second; default 5. Those above
+	// it are told to come again later. What they cost is bounded by the connections and streams of an address.
 	Strangers rate.Limit
-	// StrangersBurst is how many it may cause at once; default 100.
+	// StrangersBurst is how many are told at once; default 100.
 	StrangersBurst int
 }
 
