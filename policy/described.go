@@ -2,7 +2,6 @@ package policy
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -111,9 +110,6 @@ func (r *reader) claimValue(it item) any {
 	return s
 }
 
-// describedKey is a public key of which no more than its type is known. That is all a policy asks of a key.
-type describedKey string
-
 // KeyOfType returns a key for a question that only describes one: "ed25519", "sk-ed25519", "ecdsa", "sk-ecdsa" or "rsa".
 func KeyOfType(name string) (ssh.PublicKey, error) {
 	algorithms := map[string]string{
@@ -123,15 +119,5 @@ func KeyOfType(name string) (ssh.PublicKey, error) {
 	if !slices.Contains(keyTypes, name) {
 		return nil, fmt.Errorf("no such type of key %.60q: known are %s%s", name, strings.Join(keyTypes, ", "), didYouMean(name, keyTypes))
 	}
-	return describedKey(algorithms[name]), nil
-}
-
-func (k describedKey) Type() string { return string(k) }
-
-// Marshal gives what there is: the name of the algorithm.
-func (k describedKey) Marshal() []byte { return ssh.Marshal(struct{ Name string }{string(k)}) }
-
-// Verify always fails.
-func (k describedKey) Verify([]byte, *ssh.Signature) error {
-	return errors.New("the key is only described: it verifies nothing")
+	return ca.DescribedKey(algorithms[name]), nil
 }

@@ -179,7 +179,7 @@ func standardQuestion() described {
 	return described{
 		identity: ca.Identity{Issuer: standardIssuer, Subject: standardSubject, Kind: ca.Person, Claims: map[string]any{}},
 		issueAge: standardIssueAge,
-		request:  ca.Request{PublicKey: describedKey(ssh.KeyAlgoED25519), SourceIP: netip.MustParseAddr(standardSource)},
+		request:  ca.Request{PublicKey: ca.DescribedKey(ssh.KeyAlgoED25519), SourceIP: netip.MustParseAddr(standardSource)},
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 //	authority/<name>/<SHA-256 of key>      Set    "listed"          AuthorityKeyListed                 never
 //	policy                                 Set    policy ref        PolicyLoaded                       never
 //	engine                                 Set    engine version    PolicyLoaded                       never
+//	revision/<index, 8 bytes>              New    policy ref        PolicyLoaded                       never
+//	accepted/<revision>                    Set    policy ref        PolicyAccepted                     never
 //	id/<id>/<index, 8 bytes>               New    empty             every record with a caller         never
 //	snap/<id>                              Set    snapshot digest   every record with a caller         never
 //	nonce/<id>/<nonce>                     New    index, 8 bytes    Decided, proven                    client time + 15 min
@@ -76,6 +78,7 @@ const (
 	tokenMemory = 15 * time.Minute
 
 	listed      = "listed"
+	accepted    = "accepted/"
 	noncePrefix = "nonce/"
 	tokenPrefix = "token/"
 )
@@ -86,6 +89,17 @@ const (
 	PolicyFact = "policy"
 	EngineFact = "engine"
 )
+
+// RevisionPrefix is what the keys of the facts begin with that list the policies which were ever in force. The rest of such a key
+// is the index of the record, the value a policy ref.
+const RevisionPrefix = "revision/"
+
+// RevisionFact is the key of the fact that the record at index put a policy in force.
+func RevisionFact(index uint64) []byte { return factKey(RevisionPrefix, number(index)) }
+
+// AcceptedFact is the key of the fact that an admin let a commit come into force although history does not lead there. Its value
+// names the policy that it may replace: once another is in force, the word is spent.
+func AcceptedFact(revision string) []byte { return factKey(accepted, []byte(revision)) }
 
 func identityDigest(issuer, subject string) []byte {
 	h := sha256.New()

@@ -19,10 +19,16 @@ func Facts(r *pb.Record) ([]Fact, error) {
 		l := e.AuthorityKeyListed
 		return []Fact{{Key: AuthorityFact(l.GetAuthority(), l.GetPublicKey()), Value: []byte(listed), Rule: Set}}, nil
 	case *pb.Record_PolicyLoaded:
+		ref := PolicyValue(policyFromProto(e.PolicyLoaded.GetPolicy()))
 		return []Fact{
-			{Key: []byte(PolicyFact), Value: PolicyValue(policyFromProto(e.PolicyLoaded.GetPolicy())), Rule: Set},
+			{Key: []byte(PolicyFact), Value: ref, Rule: Set},
 			{Key: []byte(EngineFact), Value: []byte(e.PolicyLoaded.GetEngine()), Rule: Set},
+			{Key: RevisionFact(r.GetIndex()), Value: ref, Rule: New},
 		}, nil
+	case *pb.Record_PolicyAccepted:
+		a := e.PolicyAccepted
+		word := Fact{Key: AcceptedFact(a.GetRevision()), Value: PolicyValue(policyFromProto(a.GetPrevious())), Rule: Set}
+		return append(callerFacts(a.GetCaller(), r.GetIndex()), word), nil
 	case *pb.Record_Decided:
 		return decidedFacts(e.Decided, r.GetIndex())
 	case *pb.Record_RefusalsCounted:

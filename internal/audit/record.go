@@ -105,6 +105,15 @@ func check(r *pb.Record) error {
 			return errors.New("it binds a sign-in without key or auth_time")
 		}
 		return checkCaller(b.GetCaller())
+	case *pb.Record_PolicyAccepted:
+		a := e.PolicyAccepted
+		if a.GetRevision() == "" || a.GetReason() == "" {
+			return errors.New("it accepts a policy without revision or reason")
+		}
+		if err := checkPolicy(a.GetPrevious()); err != nil {
+			return err
+		}
+		return checkCaller(a.GetCaller())
 	case nil:
 		return errors.New("it tells of no event")
 	}
@@ -133,6 +142,9 @@ func checkDecided(d *pb.Decided, serial uint64) error {
 		if err := checkPolicy(d.GetPolicy()); err != nil {
 			return err
 		}
+	}
+	if n := len(d.GetLists()); n != 0 && n != 32 {
+		return errors.New("the digest of its fetched lists is not a SHA-256")
 	}
 	asked, token := d.GetAsked(), d.GetToken()
 	switch granted := len(d.GetToBeSigned()) > 0; {

@@ -93,6 +93,9 @@ func (r *recordJSON) describe(record *pb.Record, event protoreflect.Message) {
 	case *pb.SignInBound:
 		r.Who = e.GetCaller().GetSubject()
 		r.Message = "signed in; this sign-in belongs to one key now"
+	case *pb.PolicyAccepted:
+		r.Who = e.GetCaller().GetSubject()
+		r.Message = "accepted the policy " + short(e.GetRevision()) + ": " + e.GetReason()
 	case *pb.AccessRefused:
 		r.Who = e.GetCaller().GetSubject()
 		r.Message = e.GetRefusal().GetMessage()

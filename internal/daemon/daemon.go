@@ -123,6 +123,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		LogPublicKey: parts.logKey.Verifier(),
 		Discovery:    func() *pb.DiscoverResponse { return discovery(d.cfg, parts.authorities) },
 		Environments: d.environments, Role: d.role, RefuseAccess: d.recorder.RefuseAccess,
+		PolicyFiles: d.policy.files, ReloadPolicy: d.policy.reload, AcceptPolicy: d.policy.accept,
 		Now: d.cfg.Now, Logger: d.logger,
 	})
 	return nil

@@ -77,6 +77,34 @@ func (p *policyInForce) load(ctx context.Context, cause string) error {
 	return nil
 }
 
+// reload loads the policy for an admin, and says whether another is in force then.
+func (p *policyInForce) reload(ctx context.Context) (ca.PolicyRef, bool, error) {
+	before := p.get().Ref()
+	if err := p.load(ctx, "reload"); err != nil {
+		return ca.PolicyRef{}, false, &ca.Error{Kind: ca.Invalid, Message: err.Error() + "; the one before stays in force"}
+	}
+	now := p.get().Ref()
+	return now, now != before, nil
+}
+
+// accept is for sources that have a history.
+func (p *policyInForce) accept(context.Context, ca.Caller, string, string) (ca.PolicyRef, error) {
+	return ca.PolicyRef{}, ca.Errorf(ca.Invalid, "the policy is read from a folder: commit there what is to be in force, and reload")
+}
+
+// files returns the files of a policy that the log has.
+func (p *policyInForce) files(ctx context.Context, ref ca.PolicyRef) (map[string][]byte, error) {
+	bundle, err := p.bundle(ctx, ref)
+	if err != nil {
+		return nil, err
+	}
+	return bundle.Files, nil
+}
+
+func (p *policyInForce) bundle(ctx context.Context, ref ca.PolicyRef) (*policy.Bundle, error) {
+	return policy.ReadManifest(ref, func(digest [32]byte) ([]byte, error) { return p.store.Blob(ctx, digest) })
+}
+
 // read compiles the source and returns the revision too, where it got that far.
 func (p *policyInForce) read() (*policy.Policy, string, error) {
 	bundle, err := policy.ReadDir(p.source, p.cfg.AllowDirty)
@@ -119,7 +147,7 @@ func (p *policyInForce) fromLog(ctx context.Context) (*policy.Policy, error) {
 	if !ok {
 		return nil, errors.New("and the log has no earlier policy to go on with")
 	}
-	bundle, err := policy.ReadManifest(ref, func(digest [32]byte) ([]byte, error) { return p.store.Blob(ctx, digest) })
+	bundle, err := p.bundle(ctx, ref)
 	if err != nil {
 		return nil, err
 	}

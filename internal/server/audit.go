@@ -78,24 +78,14 @@ func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest
 
 // parseQuery reads what a page is asked of.
 func parseQuery(in *pb.ListRecordsRequest) (store.Query, error) {
-	q := store.Query{Limit: int(in.GetPageSize()), Issuer: in.GetIssuer(), Subject: in.GetSubject()}
-	switch {
-	case in.GetPageSize() == 0:
-		q.Limit = defaultPage
-	case in.GetPageSize() > maxPage:
-		q.Limit = maxPage
-	}
+	q := store.Query{Issuer: in.GetIssuer(), Subject: in.GetSubject()}
 	if (q.Issuer == "") != (q.Subject == "") {
 		return q, ca.Errorf(ca.Invalid, "issuer and subject: give both or none, a subject means nothing without its issuer")
 	}
-	if token := in.GetPageToken(); token != "" {
-		before, err := strconv.ParseUint(token, 10, 64)
-		if err != nil {
-			return q, ca.Errorf(ca.Invalid, "page_token: not a token that this service gave")
-		}
-		q.Before = &before
-	}
 	var err error
+	if q.Limit, q.Before, err = parsePage(in.GetPageSize(), in.GetPageToken()); err != nil {
+		return q, err
+	}
 	if q.Since, err = optionalTime("since", in.GetSince()); err != nil {
 		return q, err
 	}
@@ -106,6 +96,22 @@ func parseQuery(in *pb.ListRecordsRequest) (store.Query, error) {
 		return q, ca.Errorf(ca.Invalid, "since %s is not before until %s", q.Since.Format(time.RFC3339), q.Until.Format(time.RFC3339))
 	}
 	return q, nil
+}
+
+// parsePage reads which page is asked for: how many at most, and before which index; nil for the newest.
+func parsePage(size uint32, token string) (limit int, before *uint64, err error) {
+	limit = min(int(size), maxPage)
+	if size == 0 {
+		limit = defaultPage
+	}
+	if token == "" {
+		return limit, nil, nil
+	}
+	index, err := strconv.ParseUint(token, 10, 64)
+	if err != nil {
+		return 0, nil, ca.Errorf(ca.Invalid, "page_token: not a token that this service gave")
+	}
+	return limit, &index, nil
 }
 
 func optionalTime(field string, ts *timestamppb.Timestamp) (time.Time, error) {
@@ -207,6 +213,8 @@ func callerOf(r *pb.Record) *pb.Caller {
 		return e.AccessRefused.GetCaller()
 	case *pb.Record_SignInBound:
 		return e.SignInBound.GetCaller()
+	case *pb.Record_PolicyAccepted:
+		return e.PolicyAccepted.GetCaller()
 	}
 	return nil
 }

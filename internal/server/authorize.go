@@ -85,7 +85,7 @@ func (s *Server) checkRole(ctx context.Context, m method, fullMethod string, cal
 			return caller, policy, nil
 		}
 	}
-	return caller, policy, ca.Errorf(ca.Denied, "reading the log needs the role auditor or admin, and the policy gives you neither")
+	return caller, policy, ca.Errorf(ca.Denied, "this needs the role %s, and the policy does not give it to you", m.roles())
 }
 
 // possession reads the proof of a call. Exactly one.

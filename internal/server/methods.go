@@ -26,6 +26,17 @@ type method struct {
 	records string
 }
 
+// roles says which roles of the policy may call, for messages.
+func (m method) roles() string {
+	switch {
+	case m.callers&auditor == 0:
+		return "admin"
+	case m.callers&admin == 0:
+		return "auditor"
+	}
+	return "auditor or admin"
+}
+
 // methods is the one table of who may call what. A method without a row is refused, and a test that walks all services fails.
 var methods = map[string]method{
 	pb.CertificateService_Issue_FullMethodName:            {callers: person | workload, records: "Decided; Decided"},
@@ -37,6 +48,11 @@ var methods = map[string]method{
 	pb.AuditService_ListRecords_FullMethodName:   {callers: auditor | admin, records: "nothing; AccessRefused"},
 	pb.AuditService_FollowRecords_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused", lasting: true},
 	pb.AuditService_GetCheckpoint_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
+
+	pb.PolicyService_ListRevisions_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.PolicyService_GetRevision_FullMethodName:   {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.PolicyService_Reload_FullMethodName:        {callers: admin, records: "PolicyLoaded, PolicyRefused or nothing new; AccessRefused"},
+	pb.PolicyService_Accept_FullMethodName:        {callers: admin, records: "PolicyAccepted and PolicyLoaded; AccessRefused"},
 
 	healthpb.Health_Check_FullMethodName: {callers: anybody, records: "nothing"},
 	healthpb.Health_List_FullMethodName:  {callers: anybody, records: "nothing"},

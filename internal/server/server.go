@@ -46,6 +46,12 @@ type Config struct {
 	Environments func() ([]*pb.Environment, ca.PolicyRef)
 	// Role says whether the policy in force gives a caller the role "auditor" or "admin". An error is a no.
 	Role func(ctx context.Context, role string, caller ca.Caller, now time.Time) (bool, ca.PolicyRef, error)
+	// PolicyFiles are those of a policy that was once in force, by path.
+	PolicyFiles func(ctx context.Context, ref ca.PolicyRef) (map[string][]byte, error)
+	// ReloadPolicy reads the source of the policy now, and says what is in force then and whether that is another than before.
+	ReloadPolicy func(ctx context.Context) (ref ca.PolicyRef, changed bool, err error)
+	// AcceptPolicy lets a commit come into force although history does not lead there, on the word of an admin.
+	AcceptPolicy func(ctx context.Context, admin ca.Caller, revision, reason string) (ca.PolicyRef, error)
 	// RefuseAccess records that a known identity was refused a method.
 	RefuseAccess func(ctx context.Context, caller ca.Caller, method, sourceIP string, policy ca.PolicyRef, refusal *ca.Error) error
 	Now          func() time.Time
@@ -82,6 +88,7 @@ func New(cfg Config) *Server {
 	)
 	pb.RegisterCertificateServiceServer(s.grpc, certificateService{Server: s})
 	pb.RegisterAuditServiceServer(s.grpc, auditService{Server: s})
+	pb.RegisterPolicyServiceServer(s.grpc, policyService{Server: s})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	return s
 }

@@ -25,6 +25,83 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// PolicyFault says what kept a policy from coming into force.
+type PolicyFault int32
+
+const (
+	// Not told: the record is from before there were words for it.
+	PolicyFault_POLICY_FAULT_UNSPECIFIED PolicyFault = 0
+	// The source could not be read or fetched.
+	PolicyFault_POLICY_FAULT_UNREADABLE PolicyFault = 1
+	// It does not compile, or names an Authority that the daemon does not have.
+	PolicyFault_POLICY_FAULT_BROKEN PolicyFault = 2
+	// Its own tests fail.
+	PolicyFault_POLICY_FAULT_TESTS_FAILED PolicyFault = 3
+	// The commit carries no signature.
+	PolicyFault_POLICY_FAULT_UNSIGNED PolicyFault = 4
+	// The commit is signed by a key that is not among the allowed signers, or not for git.
+	PolicyFault_POLICY_FAULT_UNKNOWN_SIGNER PolicyFault = 5
+	// The commit is signed by a key whose time among the allowed signers has not come or is over.
+	PolicyFault_POLICY_FAULT_EXPIRED_SIGNER PolicyFault = 6
+	// The signature does not verify.
+	PolicyFault_POLICY_FAULT_BAD_SIGNATURE PolicyFault = 7
+	// The commit does not descend from the one in force.
+	PolicyFault_POLICY_FAULT_NOT_A_DESCENDANT PolicyFault = 8
+)
+
+// Enum value maps for PolicyFault.
+var (
+	PolicyFault_name = map[int32]string{
+		0: "POLICY_FAULT_UNSPECIFIED",
+		1: "POLICY_FAULT_UNREADABLE",
+		2: "POLICY_FAULT_BROKEN",
+		3: "POLICY_FAULT_TESTS_FAILED",
+		4: "POLICY_FAULT_UNSIGNED",
+		5: "POLICY_FAULT_UNKNOWN_SIGNER",
+		6: "POLICY_FAULT_EXPIRED_SIGNER",
+		7: "POLICY_FAULT_BAD_SIGNATURE",
+		8: "POLICY_FAULT_NOT_A_DESCENDANT",
+	}
+	PolicyFault_value = map[string]int32{
+		"POLICY_FAULT_UNSPECIFIED":      0,
+		"POLICY_FAULT_UNREADABLE":       1,
+		"POLICY_FAULT_BROKEN":           2,
+		"POLICY_FAULT_TESTS_FAILED":     3,
+		"POLICY_FAULT_UNSIGNED":         4,
+		"POLICY_FAULT_UNKNOWN_SIGNER":   5,
+		"POLICY_FAULT_EXPIRED_SIGNER":   6,
+		"POLICY_FAULT_BAD_SIGNATURE":    7,
+		"POLICY_FAULT_NOT_A_DESCENDANT": 8,
+	}
+)
+
+func (x PolicyFault) Enum() *PolicyFault {
+	p := new(PolicyFault)
+	*p = x
+	return p
+}
+
+func (x PolicyFault) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PolicyFault) Descriptor() protoreflect.EnumDescriptor {
+	return file_hallpass_v1_record_proto_enumTypes[0].Descriptor()
+}
+
+func (PolicyFault) Type() protoreflect.EnumType {
+	return &file_hallpass_v1_record_proto_enumTypes[0]
+}
+
+func (x PolicyFault) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PolicyFault.Descriptor instead.
+func (PolicyFault) EnumDescriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{0}
+}
+
 // CallerKind tells people from machines.
 type CallerKind int32
 
@@ -62,11 +139,11 @@ func (x CallerKind) String() string {
 }
 
 func (CallerKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_hallpass_v1_record_proto_enumTypes[0].Descriptor()
+	return file_hallpass_v1_record_proto_enumTypes[1].Descriptor()
 }
 
 func (CallerKind) Type() protoreflect.EnumType {
-	return &file_hallpass_v1_record_proto_enumTypes[0]
+	return &file_hallpass_v1_record_proto_enumTypes[1]
 }
 
 func (x CallerKind) Number() protoreflect.EnumNumber {
@@ -75,7 +152,7 @@ func (x CallerKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CallerKind.Descriptor instead.
 func (CallerKind) EnumDescriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{0}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{1}
 }
 
 // Outcome of a decision.
@@ -119,11 +196,11 @@ func (x Outcome) String() string {
 }
 
 func (Outcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_hallpass_v1_record_proto_enumTypes[1].Descriptor()
+	return file_hallpass_v1_record_proto_enumTypes[2].Descriptor()
 }
 
 func (Outcome) Type() protoreflect.EnumType {
-	return &file_hallpass_v1_record_proto_enumTypes[1]
+	return &file_hallpass_v1_record_proto_enumTypes[2]
 }
 
 func (x Outcome) Number() protoreflect.EnumNumber {
@@ -132,7 +209,7 @@ func (x Outcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Outcome.Descriptor instead.
 func (Outcome) EnumDescriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{1}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{2}
 }
 
 // NeedKind names what is needed.
@@ -172,11 +249,11 @@ func (x NeedKind) String() string {
 }
 
 func (NeedKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_hallpass_v1_record_proto_enumTypes[2].Descriptor()
+	return file_hallpass_v1_record_proto_enumTypes[3].Descriptor()
 }
 
 func (NeedKind) Type() protoreflect.EnumType {
-	return &file_hallpass_v1_record_proto_enumTypes[2]
+	return &file_hallpass_v1_record_proto_enumTypes[3]
 }
 
 func (x NeedKind) Number() protoreflect.EnumNumber {
@@ -185,7 +262,7 @@ func (x NeedKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use NeedKind.Descriptor instead.
 func (NeedKind) EnumDescriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{2}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{3}
 }
 
 // ErrorKind is the vocabulary of errors.
@@ -253,11 +330,11 @@ func (x ErrorKind) String() string {
 }
 
 func (ErrorKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_hallpass_v1_record_proto_enumTypes[3].Descriptor()
+	return file_hallpass_v1_record_proto_enumTypes[4].Descriptor()
 }
 
 func (ErrorKind) Type() protoreflect.EnumType {
-	return &file_hallpass_v1_record_proto_enumTypes[3]
+	return &file_hallpass_v1_record_proto_enumTypes[4]
 }
 
 func (x ErrorKind) Number() protoreflect.EnumNumber {
@@ -266,7 +343,7 @@ func (x ErrorKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ErrorKind.Descriptor instead.
 func (ErrorKind) EnumDescriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{3}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{4}
 }
 
 // Record is one entry of the log.
@@ -294,6 +371,7 @@ type Record struct {
 	//	*Record_RefusalsCounted
 	//	*Record_AccessRefused
 	//	*Record_SignInBound
+	//	*Record_PolicyAccepted
 	Event         isRecord_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -454,6 +532,15 @@ func (x *Record) GetSignInBound() *SignInBound {
 	return nil
 }
 
+func (x *Record) GetPolicyAccepted() *PolicyAccepted {
+	if x != nil {
+		if x, ok := x.Event.(*Record_PolicyAccepted); ok {
+			return x.PolicyAccepted
+		}
+	}
+	return nil
+}
+
 type isRecord_Event interface {
 	isRecord_Event()
 }
@@ -508,6 +595,11 @@ type Record_SignInBound struct {
 	SignInBound *SignInBound `protobuf:"bytes,25,opt,name=sign_in_bound,json=signInBound,proto3,oneof"`
 }
 
+type Record_PolicyAccepted struct {
+	// An admin's word that a commit may come into force although history does not lead there.
+	PolicyAccepted *PolicyAccepted `protobuf:"bytes,26,opt,name=policy_accepted,json=policyAccepted,proto3,oneof"`
+}
+
 func (*Record_Genesis) isRecord_Event() {}
 
 func (*Record_AuthorityKeyListed) isRecord_Event() {}
@@ -527,6 +619,8 @@ func (*Record_RefusalsCounted) isRecord_Event() {}
 func (*Record_AccessRefused) isRecord_Event() {}
 
 func (*Record_SignInBound) isRecord_Event() {}
+
+func (*Record_PolicyAccepted) isRecord_Event() {}
 
 // Genesis begins a log and says who may extend it.
 type Genesis struct {
@@ -727,12 +821,14 @@ type PolicyLoaded struct {
 	Policy *PolicyRef `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
 	// Folder or repository it was read from.
 	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
-	// What caused the load: "start" or "reload".
+	// What caused the load: "start", "reload", "poll" or "accept".
 	Cause string `protobuf:"bytes,3,opt,name=cause,proto3" json:"cause,omitempty"`
 	// The policy that was in force before, empty for the first.
 	Previous []byte `protobuf:"bytes,4,opt,name=previous,proto3" json:"previous,omitempty"`
 	// Version of the expression engine that compiled it.
-	Engine        string `protobuf:"bytes,5,opt,name=engine,proto3" json:"engine,omitempty"`
+	Engine string `protobuf:"bytes,5,opt,name=engine,proto3" json:"engine,omitempty"`
+	// The commit, if the policy came from git.
+	Commit        *Commit `protobuf:"bytes,6,opt,name=commit,proto3" json:"commit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -802,6 +898,95 @@ func (x *PolicyLoaded) GetEngine() string {
 	return ""
 }
 
+func (x *PolicyLoaded) GetCommit() *Commit {
+	if x != nil {
+		return x.Commit
+	}
+	return nil
+}
+
+// Commit is what git says of a revision. Its times and names are those that its author claims; the signer is verified.
+type Commit struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Author, as "Name <email>".
+	Author string `protobuf:"bytes,1,opt,name=author,proto3" json:"author,omitempty"`
+	// When it was committed, by the clock of whoever committed it.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// First line of its message.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// Principals of the line in allowed_signers whose key signed it; empty if signatures are not asked for.
+	Signer string `protobuf:"bytes,4,opt,name=signer,proto3" json:"signer,omitempty"`
+	// Fingerprint of that key, "SHA256:...".
+	SigningKey    string `protobuf:"bytes,5,opt,name=signing_key,json=signingKey,proto3" json:"signing_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Commit) Reset() {
+	*x = Commit{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Commit) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Commit) ProtoMessage() {}
+
+func (x *Commit) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Commit.ProtoReflect.Descriptor instead.
+func (*Commit) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Commit) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *Commit) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Commit) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *Commit) GetSigner() string {
+	if x != nil {
+		return x.Signer
+	}
+	return ""
+}
+
+func (x *Commit) GetSigningKey() string {
+	if x != nil {
+		return x.SigningKey
+	}
+	return ""
+}
+
 // PolicyRefused tells of a policy that did not load. The one before stays in force.
 type PolicyRefused struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -810,14 +995,18 @@ type PolicyRefused struct {
 	// Git commit in full, where known.
 	Revision string `protobuf:"bytes,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Why, with file, line and column.
-	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// The kind of reason.
+	Fault PolicyFault `protobuf:"varint,4,opt,name=fault,proto3,enum=hallpass.v1.PolicyFault" json:"fault,omitempty"`
+	// The commit, where it could be read.
+	Commit        *Commit `protobuf:"bytes,5,opt,name=commit,proto3" json:"commit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PolicyRefused) Reset() {
 	*x = PolicyRefused{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[5]
+	mi := &file_hallpass_v1_record_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -829,7 +1018,7 @@ func (x *PolicyRefused) String() string {
 func (*PolicyRefused) ProtoMessage() {}
 
 func (x *PolicyRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[5]
+	mi := &file_hallpass_v1_record_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -842,7 +1031,7 @@ func (x *PolicyRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyRefused.ProtoReflect.Descriptor instead.
 func (*PolicyRefused) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{5}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *PolicyRefused) GetSource() string {
@@ -866,6 +1055,93 @@ func (x *PolicyRefused) GetMessage() string {
 	return ""
 }
 
+func (x *PolicyRefused) GetFault() PolicyFault {
+	if x != nil {
+		return x.Fault
+	}
+	return PolicyFault_POLICY_FAULT_UNSPECIFIED
+}
+
+func (x *PolicyRefused) GetCommit() *Commit {
+	if x != nil {
+		return x.Commit
+	}
+	return nil
+}
+
+// PolicyAccepted lets one commit come into force that does not descend from the one before.
+type PolicyAccepted struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The admin.
+	Caller *Caller `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	// The commit in full.
+	Revision string `protobuf:"bytes,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The policy in force when it was accepted.
+	Previous *PolicyRef `protobuf:"bytes,3,opt,name=previous,proto3" json:"previous,omitempty"`
+	// Why.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyAccepted) Reset() {
+	*x = PolicyAccepted{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyAccepted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyAccepted) ProtoMessage() {}
+
+func (x *PolicyAccepted) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyAccepted.ProtoReflect.Descriptor instead.
+func (*PolicyAccepted) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *PolicyAccepted) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *PolicyAccepted) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *PolicyAccepted) GetPrevious() *PolicyRef {
+	if x != nil {
+		return x.Previous
+	}
+	return nil
+}
+
+func (x *PolicyAccepted) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Caller is the verified identity behind a request, without what may be erased.
 type Caller struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -883,7 +1159,7 @@ type Caller struct {
 
 func (x *Caller) Reset() {
 	*x = Caller{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[6]
+	mi := &file_hallpass_v1_record_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +1171,7 @@ func (x *Caller) String() string {
 func (*Caller) ProtoMessage() {}
 
 func (x *Caller) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[6]
+	mi := &file_hallpass_v1_record_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +1184,7 @@ func (x *Caller) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Caller.ProtoReflect.Descriptor instead.
 func (*Caller) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{6}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Caller) GetIssuer() string {
@@ -962,7 +1238,7 @@ type IdentitySnapshot struct {
 
 func (x *IdentitySnapshot) Reset() {
 	*x = IdentitySnapshot{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[7]
+	mi := &file_hallpass_v1_record_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1250,7 @@ func (x *IdentitySnapshot) String() string {
 func (*IdentitySnapshot) ProtoMessage() {}
 
 func (x *IdentitySnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[7]
+	mi := &file_hallpass_v1_record_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1263,7 @@ func (x *IdentitySnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentitySnapshot.ProtoReflect.Descriptor instead.
 func (*IdentitySnapshot) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{7}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *IdentitySnapshot) GetIssuer() string {
@@ -1059,7 +1335,7 @@ type Claim struct {
 
 func (x *Claim) Reset() {
 	*x = Claim{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[8]
+	mi := &file_hallpass_v1_record_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1071,7 +1347,7 @@ func (x *Claim) String() string {
 func (*Claim) ProtoMessage() {}
 
 func (x *Claim) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[8]
+	mi := &file_hallpass_v1_record_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1084,7 +1360,7 @@ func (x *Claim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claim.ProtoReflect.Descriptor instead.
 func (*Claim) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{8}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Claim) GetName() string {
@@ -1180,7 +1456,7 @@ type StringList struct {
 
 func (x *StringList) Reset() {
 	*x = StringList{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[9]
+	mi := &file_hallpass_v1_record_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1192,7 +1468,7 @@ func (x *StringList) String() string {
 func (*StringList) ProtoMessage() {}
 
 func (x *StringList) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[9]
+	mi := &file_hallpass_v1_record_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1205,7 +1481,7 @@ func (x *StringList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringList.ProtoReflect.Descriptor instead.
 func (*StringList) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{9}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StringList) GetValues() []string {
@@ -1234,7 +1510,7 @@ type TokenFacts struct {
 
 func (x *TokenFacts) Reset() {
 	*x = TokenFacts{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[10]
+	mi := &file_hallpass_v1_record_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1246,7 +1522,7 @@ func (x *TokenFacts) String() string {
 func (*TokenFacts) ProtoMessage() {}
 
 func (x *TokenFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[10]
+	mi := &file_hallpass_v1_record_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1259,7 +1535,7 @@ func (x *TokenFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenFacts.ProtoReflect.Descriptor instead.
 func (*TokenFacts) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{10}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TokenFacts) GetDigest() []byte {
@@ -1330,7 +1606,7 @@ type Asked struct {
 
 func (x *Asked) Reset() {
 	*x = Asked{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[11]
+	mi := &file_hallpass_v1_record_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1618,7 @@ func (x *Asked) String() string {
 func (*Asked) ProtoMessage() {}
 
 func (x *Asked) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[11]
+	mi := &file_hallpass_v1_record_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1631,7 @@ func (x *Asked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Asked.ProtoReflect.Descriptor instead.
 func (*Asked) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{11}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Asked) GetDigest() []byte {
@@ -1455,7 +1731,7 @@ type Need struct {
 
 func (x *Need) Reset() {
 	*x = Need{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[12]
+	mi := &file_hallpass_v1_record_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1743,7 @@ func (x *Need) String() string {
 func (*Need) ProtoMessage() {}
 
 func (x *Need) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[12]
+	mi := &file_hallpass_v1_record_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1756,7 @@ func (x *Need) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Need.ProtoReflect.Descriptor instead.
 func (*Need) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{12}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Need) GetKind() NeedKind {
@@ -1518,7 +1794,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[13]
+	mi := &file_hallpass_v1_record_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1806,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[13]
+	mi := &file_hallpass_v1_record_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1819,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{13}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Decision) GetOutcome() Outcome {
@@ -1601,7 +1877,7 @@ type FailedRule struct {
 
 func (x *FailedRule) Reset() {
 	*x = FailedRule{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[14]
+	mi := &file_hallpass_v1_record_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1613,7 +1889,7 @@ func (x *FailedRule) String() string {
 func (*FailedRule) ProtoMessage() {}
 
 func (x *FailedRule) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[14]
+	mi := &file_hallpass_v1_record_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1626,7 +1902,7 @@ func (x *FailedRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailedRule.ProtoReflect.Descriptor instead.
 func (*FailedRule) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{14}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FailedRule) GetRule() string {
@@ -1665,14 +1941,16 @@ type Decided struct {
 	// Why nothing was granted; absent for a grant.
 	Refusal *Refusal `protobuf:"bytes,9,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	// Possession of the key and its binding to the token were shown.
-	Proven        bool `protobuf:"varint,10,opt,name=proven,proto3" json:"proven,omitempty"`
+	Proven bool `protobuf:"varint,10,opt,name=proven,proto3" json:"proven,omitempty"`
+	// SHA-256 of the FetchedLists that the policy saw, a blob; empty if it saw none.
+	Lists         []byte `protobuf:"bytes,11,opt,name=lists,proto3" json:"lists,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Decided) Reset() {
 	*x = Decided{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[15]
+	mi := &file_hallpass_v1_record_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1684,7 +1962,7 @@ func (x *Decided) String() string {
 func (*Decided) ProtoMessage() {}
 
 func (x *Decided) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[15]
+	mi := &file_hallpass_v1_record_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1697,7 +1975,7 @@ func (x *Decided) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decided.ProtoReflect.Descriptor instead.
 func (*Decided) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{15}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Decided) GetCaller() *Caller {
@@ -1770,6 +2048,123 @@ func (x *Decided) GetProven() bool {
 	return false
 }
 
+func (x *Decided) GetLists() []byte {
+	if x != nil {
+		return x.Lists
+	}
+	return nil
+}
+
+// FetchedLists is the blob that holds what a policy saw of lists that the daemon fetches.
+type FetchedLists struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The lists that were at hand and not too old, sorted by name.
+	Lists         []*FetchedList `protobuf:"bytes,1,rep,name=lists,proto3" json:"lists,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchedLists) Reset() {
+	*x = FetchedLists{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchedLists) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchedLists) ProtoMessage() {}
+
+func (x *FetchedLists) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchedLists.ProtoReflect.Descriptor instead.
+func (*FetchedLists) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *FetchedLists) GetLists() []*FetchedList {
+	if x != nil {
+		return x.Lists
+	}
+	return nil
+}
+
+// FetchedList is one list as it was fetched.
+type FetchedList struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the list in the policy.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// When the daemon fetched it.
+	FetchedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=fetched_at,json=fetchedAt,proto3" json:"fetched_at,omitempty"`
+	// Its members, sorted.
+	Members       []string `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchedList) Reset() {
+	*x = FetchedList{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchedList) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchedList) ProtoMessage() {}
+
+func (x *FetchedList) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchedList.ProtoReflect.Descriptor instead.
+func (*FetchedList) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *FetchedList) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FetchedList) GetFetchedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.FetchedAt
+	}
+	return nil
+}
+
+func (x *FetchedList) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 // Refusal says why a request was refused.
 type Refusal struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1783,7 +2178,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[16]
+	mi := &file_hallpass_v1_record_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1795,7 +2190,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[16]
+	mi := &file_hallpass_v1_record_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1808,7 +2203,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{16}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Refusal) GetKind() ErrorKind {
@@ -1840,7 +2235,7 @@ type SignatureFailed struct {
 
 func (x *SignatureFailed) Reset() {
 	*x = SignatureFailed{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[17]
+	mi := &file_hallpass_v1_record_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2247,7 @@ func (x *SignatureFailed) String() string {
 func (*SignatureFailed) ProtoMessage() {}
 
 func (x *SignatureFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[17]
+	mi := &file_hallpass_v1_record_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2260,7 @@ func (x *SignatureFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignatureFailed.ProtoReflect.Descriptor instead.
 func (*SignatureFailed) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{17}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SignatureFailed) GetDecided() uint64 {
@@ -1904,7 +2299,7 @@ type StrangersCounted struct {
 
 func (x *StrangersCounted) Reset() {
 	*x = StrangersCounted{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[18]
+	mi := &file_hallpass_v1_record_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2311,7 @@ func (x *StrangersCounted) String() string {
 func (*StrangersCounted) ProtoMessage() {}
 
 func (x *StrangersCounted) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[18]
+	mi := &file_hallpass_v1_record_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2324,7 @@ func (x *StrangersCounted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StrangersCounted.ProtoReflect.Descriptor instead.
 func (*StrangersCounted) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{18}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *StrangersCounted) GetFrom() *timestamppb.Timestamp {
@@ -1966,7 +2361,7 @@ type Count struct {
 
 func (x *Count) Reset() {
 	*x = Count{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[19]
+	mi := &file_hallpass_v1_record_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2373,7 @@ func (x *Count) String() string {
 func (*Count) ProtoMessage() {}
 
 func (x *Count) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[19]
+	mi := &file_hallpass_v1_record_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2386,7 @@ func (x *Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Count.ProtoReflect.Descriptor instead.
 func (*Count) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{19}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Count) GetName() string {
@@ -2025,7 +2420,7 @@ type RefusalsCounted struct {
 
 func (x *RefusalsCounted) Reset() {
 	*x = RefusalsCounted{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[20]
+	mi := &file_hallpass_v1_record_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2432,7 @@ func (x *RefusalsCounted) String() string {
 func (*RefusalsCounted) ProtoMessage() {}
 
 func (x *RefusalsCounted) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[20]
+	mi := &file_hallpass_v1_record_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2445,7 @@ func (x *RefusalsCounted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusalsCounted.ProtoReflect.Descriptor instead.
 func (*RefusalsCounted) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{20}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RefusalsCounted) GetCaller() *Caller {
@@ -2100,7 +2495,7 @@ type AccessRefused struct {
 
 func (x *AccessRefused) Reset() {
 	*x = AccessRefused{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[21]
+	mi := &file_hallpass_v1_record_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2507,7 @@ func (x *AccessRefused) String() string {
 func (*AccessRefused) ProtoMessage() {}
 
 func (x *AccessRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[21]
+	mi := &file_hallpass_v1_record_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2520,7 @@ func (x *AccessRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRefused.ProtoReflect.Descriptor instead.
 func (*AccessRefused) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{21}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AccessRefused) GetCaller() *Caller {
@@ -2179,7 +2574,7 @@ type SignInBound struct {
 
 func (x *SignInBound) Reset() {
 	*x = SignInBound{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[22]
+	mi := &file_hallpass_v1_record_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2586,7 @@ func (x *SignInBound) String() string {
 func (*SignInBound) ProtoMessage() {}
 
 func (x *SignInBound) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[22]
+	mi := &file_hallpass_v1_record_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2599,7 @@ func (x *SignInBound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignInBound.ProtoReflect.Descriptor instead.
 func (*SignInBound) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{22}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SignInBound) GetCaller() *Caller {
@@ -2232,7 +2627,7 @@ var File_hallpass_v1_record_proto protoreflect.FileDescriptor
 
 const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x18hallpass/v1/record.proto\x12\vhallpass.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb0\x06\n" +
+	"\x18hallpass/v1/record.proto\x12\vhallpass.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x06\n" +
 	"\x06Record\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12.\n" +
@@ -2247,7 +2642,8 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\x11strangers_counted\x18\x16 \x01(\v2\x1d.hallpass.v1.StrangersCountedH\x00R\x10strangersCounted\x12I\n" +
 	"\x10refusals_counted\x18\x17 \x01(\v2\x1c.hallpass.v1.RefusalsCountedH\x00R\x0frefusalsCounted\x12C\n" +
 	"\x0eaccess_refused\x18\x18 \x01(\v2\x1a.hallpass.v1.AccessRefusedH\x00R\raccessRefused\x12>\n" +
-	"\rsign_in_bound\x18\x19 \x01(\v2\x18.hallpass.v1.SignInBoundH\x00R\vsignInBoundB\a\n" +
+	"\rsign_in_bound\x18\x19 \x01(\v2\x18.hallpass.v1.SignInBoundH\x00R\vsignInBound\x12F\n" +
+	"\x0fpolicy_accepted\x18\x1a \x01(\v2\x1b.hallpass.v1.PolicyAcceptedH\x00R\x0epolicyAcceptedB\a\n" +
 	"\x05event\"^\n" +
 	"\aGenesis\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\x12$\n" +
@@ -2261,17 +2657,32 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\tPolicyRef\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\tR\brevision\x12\x14\n" +
-	"\x05dirty\x18\x03 \x01(\bR\x05dirty\"\xa0\x01\n" +
+	"\x05dirty\x18\x03 \x01(\bR\x05dirty\"\xcd\x01\n" +
 	"\fPolicyLoaded\x12.\n" +
 	"\x06policy\x18\x01 \x01(\v2\x16.hallpass.v1.PolicyRefR\x06policy\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12\x14\n" +
 	"\x05cause\x18\x03 \x01(\tR\x05cause\x12\x1a\n" +
 	"\bprevious\x18\x04 \x01(\fR\bprevious\x12\x16\n" +
-	"\x06engine\x18\x05 \x01(\tR\x06engine\"]\n" +
+	"\x06engine\x18\x05 \x01(\tR\x06engine\x12+\n" +
+	"\x06commit\x18\x06 \x01(\v2\x13.hallpass.v1.CommitR\x06commit\"\xa3\x01\n" +
+	"\x06Commit\x12\x16\n" +
+	"\x06author\x18\x01 \x01(\tR\x06author\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x16\n" +
+	"\x06signer\x18\x04 \x01(\tR\x06signer\x12\x1f\n" +
+	"\vsigning_key\x18\x05 \x01(\tR\n" +
+	"signingKey\"\xba\x01\n" +
 	"\rPolicyRefused\x12\x16\n" +
 	"\x06source\x18\x01 \x01(\tR\x06source\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\tR\brevision\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\x83\x01\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12.\n" +
+	"\x05fault\x18\x04 \x01(\x0e2\x18.hallpass.v1.PolicyFaultR\x05fault\x12+\n" +
+	"\x06commit\x18\x05 \x01(\v2\x13.hallpass.v1.CommitR\x06commit\"\xa5\x01\n" +
+	"\x0ePolicyAccepted\x12+\n" +
+	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\tR\brevision\x122\n" +
+	"\bprevious\x18\x03 \x01(\v2\x16.hallpass.v1.PolicyRefR\bprevious\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\x83\x01\n" +
 	"\x06Caller\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12+\n" +
@@ -2332,7 +2743,7 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"FailedRule\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xb5\x03\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xcb\x03\n" +
 	"\aDecided\x12+\n" +
 	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12-\n" +
 	"\x05token\x18\x02 \x01(\v2\x17.hallpass.v1.TokenFactsR\x05token\x12(\n" +
@@ -2346,7 +2757,15 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"toBeSigned\x12.\n" +
 	"\arefusal\x18\t \x01(\v2\x14.hallpass.v1.RefusalR\arefusal\x12\x16\n" +
 	"\x06proven\x18\n" +
-	" \x01(\bR\x06proven\"O\n" +
+	" \x01(\bR\x06proven\x12\x14\n" +
+	"\x05lists\x18\v \x01(\fR\x05lists\">\n" +
+	"\fFetchedLists\x12.\n" +
+	"\x05lists\x18\x01 \x03(\v2\x18.hallpass.v1.FetchedListR\x05lists\"v\n" +
+	"\vFetchedList\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
+	"\n" +
+	"fetched_at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\tfetchedAt\x12\x18\n" +
+	"\amembers\x18\x03 \x03(\tR\amembers\"O\n" +
 	"\aRefusal\x12*\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x16.hallpass.v1.ErrorKindR\x04kind\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"c\n" +
@@ -2375,7 +2794,17 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\vSignInBound\x12+\n" +
 	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12-\n" +
 	"\x05token\x18\x02 \x01(\v2\x17.hallpass.v1.TokenFactsR\x05token\x12\x10\n" +
-	"\x03key\x18\x03 \x01(\fR\x03key*[\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key*\xa0\x02\n" +
+	"\vPolicyFault\x12\x1c\n" +
+	"\x18POLICY_FAULT_UNSPECIFIED\x10\x00\x12\x1b\n" +
+	"\x17POLICY_FAULT_UNREADABLE\x10\x01\x12\x17\n" +
+	"\x13POLICY_FAULT_BROKEN\x10\x02\x12\x1d\n" +
+	"\x19POLICY_FAULT_TESTS_FAILED\x10\x03\x12\x19\n" +
+	"\x15POLICY_FAULT_UNSIGNED\x10\x04\x12\x1f\n" +
+	"\x1bPOLICY_FAULT_UNKNOWN_SIGNER\x10\x05\x12\x1f\n" +
+	"\x1bPOLICY_FAULT_EXPIRED_SIGNER\x10\x06\x12\x1e\n" +
+	"\x1aPOLICY_FAULT_BAD_SIGNATURE\x10\a\x12!\n" +
+	"\x1dPOLICY_FAULT_NOT_A_DESCENDANT\x10\b*[\n" +
 	"\n" +
 	"CallerKind\x12\x1b\n" +
 	"\x17CALLER_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -2414,90 +2843,104 @@ func file_hallpass_v1_record_proto_rawDescGZIP() []byte {
 	return file_hallpass_v1_record_proto_rawDescData
 }
 
-var file_hallpass_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_hallpass_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_hallpass_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_hallpass_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_hallpass_v1_record_proto_goTypes = []any{
-	(CallerKind)(0),               // 0: hallpass.v1.CallerKind
-	(Outcome)(0),                  // 1: hallpass.v1.Outcome
-	(NeedKind)(0),                 // 2: hallpass.v1.NeedKind
-	(ErrorKind)(0),                // 3: hallpass.v1.ErrorKind
-	(*Record)(nil),                // 4: hallpass.v1.Record
-	(*Genesis)(nil),               // 5: hallpass.v1.Genesis
-	(*AuthorityKeyListed)(nil),    // 6: hallpass.v1.AuthorityKeyListed
-	(*PolicyRef)(nil),             // 7: hallpass.v1.PolicyRef
-	(*PolicyLoaded)(nil),          // 8: hallpass.v1.PolicyLoaded
-	(*PolicyRefused)(nil),         // 9: hallpass.v1.PolicyRefused
-	(*Caller)(nil),                // 10: hallpass.v1.Caller
-	(*IdentitySnapshot)(nil),      // 11: hallpass.v1.IdentitySnapshot
-	(*Claim)(nil),                 // 12: hallpass.v1.Claim
-	(*StringList)(nil),            // 13: hallpass.v1.StringList
-	(*TokenFacts)(nil),            // 14: hallpass.v1.TokenFacts
-	(*Asked)(nil),                 // 15: hallpass.v1.Asked
-	(*Need)(nil),                  // 16: hallpass.v1.Need
-	(*Decision)(nil),              // 17: hallpass.v1.Decision
-	(*FailedRule)(nil),            // 18: hallpass.v1.FailedRule
-	(*Decided)(nil),               // 19: hallpass.v1.Decided
-	(*Refusal)(nil),               // 20: hallpass.v1.Refusal
-	(*SignatureFailed)(nil),       // 21: hallpass.v1.SignatureFailed
-	(*StrangersCounted)(nil),      // 22: hallpass.v1.StrangersCounted
-	(*Count)(nil),                 // 23: hallpass.v1.Count
-	(*RefusalsCounted)(nil),       // 24: hallpass.v1.RefusalsCounted
-	(*AccessRefused)(nil),         // 25: hallpass.v1.AccessRefused
-	(*SignInBound)(nil),           // 26: hallpass.v1.SignInBound
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(PolicyFault)(0),              // 0: hallpass.v1.PolicyFault
+	(CallerKind)(0),               // 1: hallpass.v1.CallerKind
+	(Outcome)(0),                  // 2: hallpass.v1.Outcome
+	(NeedKind)(0),                 // 3: hallpass.v1.NeedKind
+	(ErrorKind)(0),                // 4: hallpass.v1.ErrorKind
+	(*Record)(nil),                // 5: hallpass.v1.Record
+	(*Genesis)(nil),               // 6: hallpass.v1.Genesis
+	(*AuthorityKeyListed)(nil),    // 7: hallpass.v1.AuthorityKeyListed
+	(*PolicyRef)(nil),             // 8: hallpass.v1.PolicyRef
+	(*PolicyLoaded)(nil),          // 9: hallpass.v1.PolicyLoaded
+	(*Commit)(nil),                // 10: hallpass.v1.Commit
+	(*PolicyRefused)(nil),         // 11: hallpass.v1.PolicyRefused
+	(*PolicyAccepted)(nil),        // 12: hallpass.v1.PolicyAccepted
+	(*Caller)(nil),                // 13: hallpass.v1.Caller
+	(*IdentitySnapshot)(nil),      // 14: hallpass.v1.IdentitySnapshot
+	(*Claim)(nil),                 // 15: hallpass.v1.Claim
+	(*StringList)(nil),            // 16: hallpass.v1.StringList
+	(*TokenFacts)(nil),            // 17: hallpass.v1.TokenFacts
+	(*Asked)(nil),                 // 18: hallpass.v1.Asked
+	(*Need)(nil),                  // 19: hallpass.v1.Need
+	(*Decision)(nil),              // 20: hallpass.v1.Decision
+	(*FailedRule)(nil),            // 21: hallpass.v1.FailedRule
+	(*Decided)(nil),               // 22: hallpass.v1.Decided
+	(*FetchedLists)(nil),          // 23: hallpass.v1.FetchedLists
+	(*FetchedList)(nil),           // 24: hallpass.v1.FetchedList
+	(*Refusal)(nil),               // 25: hallpass.v1.Refusal
+	(*SignatureFailed)(nil),       // 26: hallpass.v1.SignatureFailed
+	(*StrangersCounted)(nil),      // 27: hallpass.v1.StrangersCounted
+	(*Count)(nil),                 // 28: hallpass.v1.Count
+	(*RefusalsCounted)(nil),       // 29: hallpass.v1.RefusalsCounted
+	(*AccessRefused)(nil),         // 30: hallpass.v1.AccessRefused
+	(*SignInBound)(nil),           // 31: hallpass.v1.SignInBound
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
 }
 var file_hallpass_v1_record_proto_depIdxs = []int32{
-	27, // 0: hallpass.v1.Record.time:type_name -> google.protobuf.Timestamp
-	5,  // 1: hallpass.v1.Record.genesis:type_name -> hallpass.v1.Genesis
-	6,  // 2: hallpass.v1.Record.authority_key_listed:type_name -> hallpass.v1.AuthorityKeyListed
-	8,  // 3: hallpass.v1.Record.policy_loaded:type_name -> hallpass.v1.PolicyLoaded
-	9,  // 4: hallpass.v1.Record.policy_refused:type_name -> hallpass.v1.PolicyRefused
-	19, // 5: hallpass.v1.Record.decided:type_name -> hallpass.v1.Decided
-	21, // 6: hallpass.v1.Record.signature_failed:type_name -> hallpass.v1.SignatureFailed
-	22, // 7: hallpass.v1.Record.strangers_counted:type_name -> hallpass.v1.StrangersCounted
-	24, // 8: hallpass.v1.Record.refusals_counted:type_name -> hallpass.v1.RefusalsCounted
-	25, // 9: hallpass.v1.Record.access_refused:type_name -> hallpass.v1.AccessRefused
-	26, // 10: hallpass.v1.Record.sign_in_bound:type_name -> hallpass.v1.SignInBound
-	7,  // 11: hallpass.v1.PolicyLoaded.policy:type_name -> hallpass.v1.PolicyRef
-	0,  // 12: hallpass.v1.Caller.kind:type_name -> hallpass.v1.CallerKind
-	0,  // 13: hallpass.v1.IdentitySnapshot.kind:type_name -> hallpass.v1.CallerKind
-	12, // 14: hallpass.v1.IdentitySnapshot.claims:type_name -> hallpass.v1.Claim
-	13, // 15: hallpass.v1.Claim.strings:type_name -> hallpass.v1.StringList
-	27, // 16: hallpass.v1.TokenFacts.auth_time:type_name -> google.protobuf.Timestamp
-	27, // 17: hallpass.v1.TokenFacts.issued_at:type_name -> google.protobuf.Timestamp
-	27, // 18: hallpass.v1.TokenFacts.expires_at:type_name -> google.protobuf.Timestamp
-	28, // 19: hallpass.v1.Asked.ttl:type_name -> google.protobuf.Duration
-	27, // 20: hallpass.v1.Asked.client_time:type_name -> google.protobuf.Timestamp
-	2,  // 21: hallpass.v1.Need.kind:type_name -> hallpass.v1.NeedKind
-	28, // 22: hallpass.v1.Need.login_within:type_name -> google.protobuf.Duration
-	1,  // 23: hallpass.v1.Decision.outcome:type_name -> hallpass.v1.Outcome
-	16, // 24: hallpass.v1.Decision.needs:type_name -> hallpass.v1.Need
-	18, // 25: hallpass.v1.Decision.failed:type_name -> hallpass.v1.FailedRule
-	10, // 26: hallpass.v1.Decided.caller:type_name -> hallpass.v1.Caller
-	14, // 27: hallpass.v1.Decided.token:type_name -> hallpass.v1.TokenFacts
-	15, // 28: hallpass.v1.Decided.asked:type_name -> hallpass.v1.Asked
-	27, // 29: hallpass.v1.Decided.decided_at:type_name -> google.protobuf.Timestamp
-	7,  // 30: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
-	17, // 31: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
-	20, // 32: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
-	3,  // 33: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
-	27, // 34: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
-	27, // 35: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
-	23, // 36: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
-	10, // 37: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
-	27, // 38: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
-	27, // 39: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
-	10, // 40: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
-	20, // 41: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
-	7,  // 42: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
-	10, // 43: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
-	14, // 44: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	32, // 0: hallpass.v1.Record.time:type_name -> google.protobuf.Timestamp
+	6,  // 1: hallpass.v1.Record.genesis:type_name -> hallpass.v1.Genesis
+	7,  // 2: hallpass.v1.Record.authority_key_listed:type_name -> hallpass.v1.AuthorityKeyListed
+	9,  // 3: hallpass.v1.Record.policy_loaded:type_name -> hallpass.v1.PolicyLoaded
+	11, // 4: hallpass.v1.Record.policy_refused:type_name -> hallpass.v1.PolicyRefused
+	22, // 5: hallpass.v1.Record.decided:type_name -> hallpass.v1.Decided
+	26, // 6: hallpass.v1.Record.signature_failed:type_name -> hallpass.v1.SignatureFailed
+	27, // 7: hallpass.v1.Record.strangers_counted:type_name -> hallpass.v1.StrangersCounted
+	29, // 8: hallpass.v1.Record.refusals_counted:type_name -> hallpass.v1.RefusalsCounted
+	30, // 9: hallpass.v1.Record.access_refused:type_name -> hallpass.v1.AccessRefused
+	31, // 10: hallpass.v1.Record.sign_in_bound:type_name -> hallpass.v1.SignInBound
+	12, // 11: hallpass.v1.Record.policy_accepted:type_name -> hallpass.v1.PolicyAccepted
+	8,  // 12: hallpass.v1.PolicyLoaded.policy:type_name -> hallpass.v1.PolicyRef
+	10, // 13: hallpass.v1.PolicyLoaded.commit:type_name -> hallpass.v1.Commit
+	32, // 14: hallpass.v1.Commit.time:type_name -> google.protobuf.Timestamp
+	0,  // 15: hallpass.v1.PolicyRefused.fault:type_name -> hallpass.v1.PolicyFault
+	10, // 16: hallpass.v1.PolicyRefused.commit:type_name -> hallpass.v1.Commit
+	13, // 17: hallpass.v1.PolicyAccepted.caller:type_name -> hallpass.v1.Caller
+	8,  // 18: hallpass.v1.PolicyAccepted.previous:type_name -> hallpass.v1.PolicyRef
+	1,  // 19: hallpass.v1.Caller.kind:type_name -> hallpass.v1.CallerKind
+	1,  // 20: hallpass.v1.IdentitySnapshot.kind:type_name -> hallpass.v1.CallerKind
+	15, // 21: hallpass.v1.IdentitySnapshot.claims:type_name -> hallpass.v1.Claim
+	16, // 22: hallpass.v1.Claim.strings:type_name -> hallpass.v1.StringList
+	32, // 23: hallpass.v1.TokenFacts.auth_time:type_name -> google.protobuf.Timestamp
+	32, // 24: hallpass.v1.TokenFacts.issued_at:type_name -> google.protobuf.Timestamp
+	32, // 25: hallpass.v1.TokenFacts.expires_at:type_name -> google.protobuf.Timestamp
+	33, // 26: hallpass.v1.Asked.ttl:type_name -> google.protobuf.Duration
+	32, // 27: hallpass.v1.Asked.client_time:type_name -> google.protobuf.Timestamp
+	3,  // 28: hallpass.v1.Need.kind:type_name -> hallpass.v1.NeedKind
+	33, // 29: hallpass.v1.Need.login_within:type_name -> google.protobuf.Duration
+	2,  // 30: hallpass.v1.Decision.outcome:type_name -> hallpass.v1.Outcome
+	19, // 31: hallpass.v1.Decision.needs:type_name -> hallpass.v1.Need
+	21, // 32: hallpass.v1.Decision.failed:type_name -> hallpass.v1.FailedRule
+	13, // 33: hallpass.v1.Decided.caller:type_name -> hallpass.v1.Caller
+	17, // 34: hallpass.v1.Decided.token:type_name -> hallpass.v1.TokenFacts
+	18, // 35: hallpass.v1.Decided.asked:type_name -> hallpass.v1.Asked
+	32, // 36: hallpass.v1.Decided.decided_at:type_name -> google.protobuf.Timestamp
+	8,  // 37: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
+	20, // 38: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
+	25, // 39: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
+	24, // 40: hallpass.v1.FetchedLists.lists:type_name -> hallpass.v1.FetchedList
+	32, // 41: hallpass.v1.FetchedList.fetched_at:type_name -> google.protobuf.Timestamp
+	4,  // 42: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
+	32, // 43: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
+	32, // 44: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
+	28, // 45: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
+	13, // 46: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
+	32, // 47: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
+	32, // 48: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
+	13, // 49: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
+	25, // 50: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
+	8,  // 51: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
+	13, // 52: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
+	17, // 53: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_record_proto_init() }
@@ -2516,8 +2959,9 @@ func file_hallpass_v1_record_proto_init() {
 		(*Record_RefusalsCounted)(nil),
 		(*Record_AccessRefused)(nil),
 		(*Record_SignInBound)(nil),
+		(*Record_PolicyAccepted)(nil),
 	}
-	file_hallpass_v1_record_proto_msgTypes[8].OneofWrappers = []any{
+	file_hallpass_v1_record_proto_msgTypes[10].OneofWrappers = []any{
 		(*Claim_Bool)(nil),
 		(*Claim_Int)(nil),
 		(*Claim_String_)(nil),
@@ -2528,8 +2972,8 @@ func file_hallpass_v1_record_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_record_proto_rawDesc), len(file_hallpass_v1_record_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   23,
+			NumEnums:      5,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
