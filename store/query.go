@@ -32,7 +32,7 @@ type Found struct {
 
 // List returns the records that q asks for, newest first. Its cost grows with what it returns and with the logarithm of the
 // log's length.
-func List(ctx context.Context, s Store, q Query) ([]Found, error) {
+func List(ctx context.Context, s Reader, q Query) ([]Found, error) {
 	if q.Limit <= 0 {
 		return nil, errors.New("list records: no limit given")
 	}
@@ -56,7 +56,7 @@ func List(ctx context.Context, s Store, q Query) ([]Found, error) {
 }
 
 // bounds returns the indexes from, and up to but without to, among which q asks.
-func bounds(ctx context.Context, s Store, q Query) (from, to uint64, err error) {
+func bounds(ctx context.Context, s Reader, q Query) (from, to uint64, err error) {
 	size, err := s.Size(ctx)
 	if err != nil {
 		return 0, 0, err
@@ -77,7 +77,7 @@ func bounds(ctx context.Context, s Store, q Query) (from, to uint64, err error) 
 }
 
 // firstAt returns the index of the first record, of the first n, that is not before t; n if there is none. Times never decrease.
-func firstAt(ctx context.Context, s Store, t time.Time, n uint64) (uint64, error) {
+func firstAt(ctx context.Context, s Reader, t time.Time, n uint64) (uint64, error) {
 	low, high := uint64(0), n
 	for low < high {
 		middle := low + (high-low)/2
@@ -98,7 +98,7 @@ func firstAt(ctx context.Context, s Store, t time.Time, n uint64) (uint64, error
 	return low, nil
 }
 
-func listAll(ctx context.Context, s Store, limit int, from, to uint64) ([]Found, error) {
+func listAll(ctx context.Context, s Reader, limit int, from, to uint64) ([]Found, error) {
 	if to-from > uint64(limit) {
 		from = to - uint64(limit)
 	}
@@ -113,7 +113,7 @@ func listAll(ctx context.Context, s Store, limit int, from, to uint64) ([]Found,
 	return found, nil
 }
 
-func listIdentity(ctx context.Context, s Store, q Query, from, to uint64) ([]Found, error) {
+func listIdentity(ctx context.Context, s Reader, q Query, from, to uint64) ([]Found, error) {
 	prefix := audit.IdentityPrefix(q.Issuer, q.Subject)
 	facts, err := s.Facts(ctx, prefix, audit.IdentityFact(q.Issuer, q.Subject, to), q.Limit)
 	if err != nil {
@@ -137,7 +137,7 @@ func listIdentity(ctx context.Context, s Store, q Query, from, to uint64) ([]Fou
 	return found, nil
 }
 
-func one(ctx context.Context, s Store, index uint64) ([]byte, error) {
+func one(ctx context.Context, s Reader, index uint64) ([]byte, error) {
 	records, err := s.Records(ctx, index, 1)
 	if err != nil {
 		return nil, err

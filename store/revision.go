@@ -22,7 +22,7 @@ type Revision struct {
 }
 
 // Revisions returns up to n policies that were ever in force, newest first, of those below before if it is not nil.
-func Revisions(ctx context.Context, s Store, before *uint64, n int) ([]Revision, error) {
+func Revisions(ctx context.Context, s Reader, before *uint64, n int) ([]Revision, error) {
 	var below []byte
 	if before != nil {
 		below = audit.RevisionFact(*before)
@@ -44,7 +44,7 @@ func Revisions(ctx context.Context, s Store, before *uint64, n int) ([]Revision,
 
 // FindRevision returns the newest revision whose commit or digest, in hexadecimal, begins with prefix. It is an error if the prefix
 // fits several policies, and ErrNotFound if it fits none.
-func FindRevision(ctx context.Context, s Store, prefix string) (Revision, error) {
+func FindRevision(ctx context.Context, s Reader, prefix string) (Revision, error) {
 	var found *KeyValue
 	for before := []byte(nil); ; {
 		facts, err := s.Facts(ctx, []byte(audit.RevisionPrefix), before, revisionBatch)
@@ -80,7 +80,7 @@ func (e *AmbiguousError) Error() string {
 	return fmt.Sprintf("%q is the beginning of more than one policy: give more digits", e.Prefix)
 }
 
-func revisionOf(ctx context.Context, s Store, f KeyValue) (Revision, error) {
+func revisionOf(ctx context.Context, s Reader, f KeyValue) (Revision, error) {
 	index, ok := audit.Number(f.Key[len(audit.RevisionPrefix):])
 	if !ok {
 		return Revision{}, fmt.Errorf("the fact %q names no record", f.Key)

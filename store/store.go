@@ -57,8 +57,17 @@ type Version struct {
 // is durable. Once the outcome of a commit is in doubt the backend is dead: Append returns ErrInDoubt for that batch and
 // for ever after, and Dead is closed.
 type Store interface {
+	Reader
 	Append(ctx context.Context, e Entry) (index uint64, err error)
+	// Wait returns once the log has more than size records.
+	Wait(ctx context.Context, size uint64) error
+	// Dead is closed when the outcome of a commit is in doubt. The daemon must end.
+	Dead() <-chan struct{}
+	Close() error
+}
 
+// Reader is what can be read of a log, or of a copy of one.
+type Reader interface {
 	// Size is the number of durable records.
 	Size(ctx context.Context) (uint64, error)
 	// Records returns up to n records from index on, ascending; fewer at the end of the log.
@@ -71,12 +80,6 @@ type Store interface {
 	Facts(ctx context.Context, prefix, before []byte, n int) ([]KeyValue, error)
 	// Checkpoint returns the newest signed checkpoint, which covers all durable records.
 	Checkpoint(ctx context.Context) ([]byte, error)
-	// Wait returns once the log has more than size records.
-	Wait(ctx context.Context, size uint64) error
-
-	// Dead is closed when the outcome of a commit is in doubt. The daemon must end.
-	Dead() <-chan struct{}
-	Close() error
 }
 
 // KeyValue is a fact as stored.

@@ -82,7 +82,9 @@ func (c *Config) check() error {
 type Store struct {
 	path string
 	cfg  Config
-	db   *bbolt.DB
+	// id and verifier are those of the log that the file must hold: its name, and its public key.
+	id, verifier string
+	db           *bbolt.DB
 
 	queue chan *call
 	stop  chan struct{} // closed by Close
@@ -198,8 +200,9 @@ func openExisting(path string, cfg Config) (*Store, error) {
 
 func open(path string, cfg Config, openFile func(string, int, os.FileMode) (*os.File, error)) (*Store, error) {
 	s := &Store{
-		path:    path,
-		cfg:     cfg,
+		path: path,
+		cfg:  cfg,
+		id:   cfg.LogKey.ID(), verifier: cfg.LogKey.Verifier(),
 		queue:   make(chan *call, queueLength),
 		stop:    make(chan struct{}),
 		done:    make(chan struct{}),

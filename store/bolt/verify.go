@@ -68,11 +68,10 @@ func (s *Store) verifyOwner(tx *bbolt.Tx) (audit.Checkpoint, error) {
 	if err != nil {
 		return audit.Checkpoint{}, fmt.Errorf("read genesis: %w", err)
 	}
-	key := s.cfg.LogKey
-	if g := first.GetGenesis(); g.GetLogId() != key.ID() || g.GetLogPublicKey() != key.Verifier() {
-		return audit.Checkpoint{}, fmt.Errorf("it is the log %q, but the log key is that of the log %q", g.GetLogId(), key.ID())
+	if g := first.GetGenesis(); g.GetLogId() != s.id || g.GetLogPublicKey() != s.verifier {
+		return audit.Checkpoint{}, fmt.Errorf("it is the log %q, but the log key is that of the log %q", g.GetLogId(), s.id)
 	}
-	checkpoint, err := audit.OpenCheckpoint(meta.Get(checkpointKey), key.Verifier())
+	checkpoint, err := audit.OpenCheckpoint(meta.Get(checkpointKey), s.verifier)
 	if err != nil {
 		return audit.Checkpoint{}, err
 	}

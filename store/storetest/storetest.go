@@ -94,7 +94,7 @@ func (c *Clock) Move(d time.Duration) {
 
 // Check verifies a whole log: as an outsider does, with the key that its genesis names; that its facts are those that follow
 // from its records; and that it has each blob that it cites.
-func Check(t testing.TB, s store.Store) {
+func Check(t testing.TB, s store.Reader) {
 	t.Helper()
 	ctx := t.Context()
 	checkpoint, err := s.Checkpoint(ctx)
@@ -178,7 +178,7 @@ func project(t testing.TB, records [][]byte) (facts map[string]string, cited [][
 }
 
 // Records returns all records.
-func Records(t testing.TB, s store.Store) [][]byte {
+func Records(t testing.TB, s store.Reader) [][]byte {
 	t.Helper()
 	size, err := s.Size(t.Context())
 	if err != nil {
