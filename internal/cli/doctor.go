@@ -145,7 +145,7 @@ func checkAgent(ctx context.Context) finding {
 }
 
 func (a *app) checkSignIn(ctx context.Context) finding {
-	s, err := session(ctx)
+	s, err := a.session(ctx)
 	if err != nil {
 		return warn(a.classify(err).hint, "%v", err)
 	}
