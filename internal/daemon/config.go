@@ -36,6 +36,8 @@ type Config struct {
 
 	// Now is the clock of everything that the daemon does; default time.Now.
 	Now func() time.Time `yaml:"-"`
+	// Uptime tells a clock that was set from time that passed; default the time since the machine was started, with sleep.
+	Uptime func() time.Duration `yaml:"-"`
 
 	dir string // folder of the file
 }
@@ -122,7 +124,7 @@ func LoadConfig(path string) (*Config, error) {
 	}
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
-	cfg := &Config{dir: filepath.Dir(path), Now: time.Now}
+	cfg := &Config{dir: filepath.Dir(path), Now: time.Now, Uptime: uptime()}
 	if err := d.Decode(cfg); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}

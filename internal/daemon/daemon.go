@@ -63,7 +63,7 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		return err
 	}
 	d := &daemon{cfg: cfg, logger: logger, unwell: map[string]bool{}}
-	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), bolt.Config{LogKey: parts.logKey, Now: cfg.Now}); err != nil {
+	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), bolt.Config{LogKey: parts.logKey, Now: cfg.Now, Uptime: cfg.Uptime}); err != nil {
 		return fmt.Errorf("open log %s: %w", cfg.path(cfg.Log.File), err)
 	}
 	defer func() { err = errors.Join(err, d.store.Close()) }()
