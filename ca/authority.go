@@ -97,6 +97,9 @@ func LoadFile(name, path string, passphrase func() ([]byte, error)) (*Authority,
 
 // readPrivate reads a file that nobody but its owner can.
 func readPrivate(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // opening a named pipe would wait for its other end
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -111,6 +114,9 @@ func readPrivate(path string) ([]byte, error) {
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
 		return nil, fmt.Errorf("%s can be used by others (its mode is %04o): chmod 600 %s, and think about who has read it", path, mode, path)
+	}
+	if err := checkOwner(path, info); err != nil {
+		return nil, err
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err == nil && len(text) > maxKeyFile {

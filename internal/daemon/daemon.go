@@ -64,7 +64,7 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 	}
 	d := &daemon{cfg: cfg, logger: logger, unwell: map[string]bool{}}
 	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), bolt.Config{LogKey: parts.logKey, Now: cfg.Now, Uptime: cfg.Uptime}); err != nil {
-		return fmt.Errorf("open log %s: %w", cfg.path(cfg.Log.File), err)
+		return err
 	}
 	defer func() { err = errors.Join(err, d.store.Close()) }()
 	if err := d.assemble(ctx, parts); err != nil {
@@ -259,7 +259,7 @@ func load(cfg *Config) (*parts, error) {
 	p := &parts{authorities: map[string]*ca.Authority{}}
 	var err error
 	if p.logKey, err = audit.LoadLogKey(cfg.path(cfg.Log.Key)); err != nil {
-		return nil, fmt.Errorf("load log key: %w", err)
+		return nil, err
 	}
 	var names []string
 	if p.certificate, names, err = loadTLS(cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key)); err != nil {
