@@ -35,6 +35,19 @@ type Authority struct {
 
 	// sign makes one signature over data, in the one algorithm of the key.
 	sign func(ctx context.Context, random io.Reader, data []byte) (*ssh.Signature, error)
+	// reach looks whether the private key is where it should be; nil if it was loaded.
+	reach func(ctx context.Context) error
+}
+
+// Reach looks whether a signature could be had now. Nothing is signed.
+func (a *Authority) Reach(ctx context.Context) error {
+	if a.reach == nil {
+		return nil
+	}
+	if err := a.reach(ctx); err != nil {
+		return fmt.Errorf("reach CA key %q: %w", a.Name, err)
+	}
+	return nil
 }
 
 // certify appends the signature to to-be-signed bytes. The result verifies under the public key over exactly these bytes,

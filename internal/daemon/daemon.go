@@ -37,6 +37,8 @@ const (
 	tallyInterval = time.Minute
 	// healthInterval is how often the issuers are looked at, to tell the operators of a change.
 	healthInterval = 5 * time.Second
+	// reachTimeout is how long agents may take to say which keys they hold.
+	reachTimeout = 5 * time.Second
 )
 
 // notBefore is when this release was made. A clock before it is wrong, and certificates would be too.
@@ -241,15 +243,30 @@ type parts struct {
 	serverNames []string
 }
 
-// Check loads everything that cfg names, and the policy, without starting anything.
+// Check loads everything that cfg names, and the policy, without starting anything. It also looks whether agents hold their CA keys;
+// a daemon that starts does not, since an agent may come later.
 func Check(cfg *Config) error {
 	parts, err := load(cfg)
 	if err != nil {
 		return err
 	}
+	if err := parts.reach(); err != nil {
+		return err
+	}
 	p := &policyInForce{cfg: cfg.Policy, source: cfg.path(cfg.Policy.Source), authorities: parts.authorities}
 	_, _, err = p.read()
 	return err
+}
+
+// reach looks whether all CA keys are where they should be.
+func (p *parts) reach() error {
+	ctx, cancel := context.WithTimeout(context.Background(), reachTimeout)
+	defer cancel()
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(p.authorities)) {
+		errs = append(errs, p.authorities[name].Reach(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 func load(cfg *Config) (*parts, error) {
