@@ -23,28 +23,35 @@ func OpenAgent(name, socket, publicKeyFile string) (*Authority, error) {
 	}
 	return &Authority{
 		Name: name, PublicKey: key, Source: "agent",
-		sign: func(ctx context.Context, random io.Reader, data []byte) (*ssh.Signature, error) {
-			return signByAgent(ctx, socket, key, random, data)
+		sign: func(ctx context.Context, random io.Reader, data []byte) (sig *ssh.Signature, err error) {
+			err = withAgentKey(ctx, socket, key, func(s ssh.Signer) (err error) {
+				sig, err = signAs(s, random, data)
+				return err
+			})
+			return sig, err
+		},
+		reach: func(ctx context.Context) error {
+			return withAgentKey(ctx, socket, key, func(ssh.Signer) error { return nil })
 		},
 	}, nil
 }
 
-// signByAgent asks the agent for a signature by exactly this key. It ends when ctx does.
-func signByAgent(ctx context.Context, socket string, key ssh.PublicKey, random io.Reader, data []byte) (*ssh.Signature, error) {
+// withAgentKey finds exactly this key in the agent, for use until ctx ends.
+func withAgentKey(ctx context.Context, socket string, key ssh.PublicKey, use func(ssh.Signer) error) error {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
-		return nil, fmt.Errorf("reach the ssh-agent: %w", err)
+		return fmt.Errorf("reach the ssh-agent: %w", err)
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Close() })()
 	signers, err := agent.NewClient(conn).Signers()
 	if err != nil {
-		return nil, fmt.Errorf("list the keys of the ssh-agent at %s: %w", socket, err)
+		return fmt.Errorf("list the keys of the ssh-agent at %s: %w", socket, err)
 	}
 	for _, s := range signers {
 		if bytes.Equal(s.PublicKey().Marshal(), key.Marshal()) {
-			return signAs(s, random, data)
+			return use(s)
 		}
 	}
-	return nil, fmt.Errorf("the ssh-agent at %s does not hold the key %s, or is locked", socket, ssh.FingerprintSHA256(key))
+	return fmt.Errorf("the ssh-agent at %s does not hold the key %s, or is locked", socket, ssh.FingerprintSHA256(key))
 }

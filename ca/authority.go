@@ -35,6 +35,19 @@ type Authority struct {
 
 	// sign makes one signature over data, in the one algorithm of the key.
 	sign func(ctx context.Context, random io.Reader, data []byte) (*ssh.Signature, error)
+	// reach looks whether the private key is where it should be; nil if it was loaded.
+	reach func(ctx context.Context) error
+}
+
+// Reach looks whether a signature could be had now. Nothing is signed.
+func (a *Authority) Reach(ctx context.Context) error {
+	if a.reach == nil {
+		return nil
+	}
+	if err := a.reach(ctx); err != nil {
+		return fmt.Errorf("reach CA key %q: %w", a.Name, err)
+	}
+	return nil
 }
 
 // certify appends the signature to to-be-signed bytes. The result verifies under the public key over exactly these bytes,
@@ -97,6 +110,9 @@ func LoadFile(name, path string, passphrase func() ([]byte, error)) (*Authority,
 
 // readPrivate reads a file that nobody but its owner can.
 func readPrivate(path string) ([]byte, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // opening a named pipe would wait for its other end
+		return nil, fmt.Errorf("%s is not a regular file", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -111,6 +127,9 @@ func readPrivate(path string) ([]byte, error) {
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 && runtime.GOOS != "windows" {
 		return nil, fmt.Errorf("%s can be used by others (its mode is %04o): chmod 600 %s, and think about who has read it", path, mode, path)
+	}
+	if err := checkOwner(path, info); err != nil {
+		return nil, err
 	}
 	text, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
 	if err == nil && len(text) > maxKeyFile {

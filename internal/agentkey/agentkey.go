@@ -113,8 +113,8 @@ func (f Folder) Install(ctx context.Context, c *Candidate, lifetime time.Duratio
 	if err := f.Remove(ctx); err != nil {
 		return "", err
 	}
-	if err := os.MkdirAll(f.Path, 0o700); err != nil {
-		return "", fmt.Errorf("make the folder for keys: %w", err)
+	if err := f.make(); err != nil {
+		return "", err
 	}
 	if c.private == nil {
 		err = f.installOwn(ctx, c)
@@ -134,8 +134,33 @@ func publicLine(key ssh.PublicKey) []byte {
 	return []byte(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))) + " " + comment + "\n")
 }
 
+// make makes the folder, unless others could put files of their own there.
+func (f Folder) make() error {
+	if err := os.MkdirAll(f.Path, 0o700); err != nil {
+		return fmt.Errorf("make the folder for keys: %w", err)
+	}
+	if err := CheckFolder(f.Path); err != nil {
+		return fmt.Errorf("the folder for keys cannot be trusted: %w", err)
+	}
+	return nil
+}
+
+// makeRuntime makes the folder for a private key without an agent.
+func (f Folder) makeRuntime() error {
+	if err := makeRuntime(f.Runtime); err != nil {
+		return fmt.Errorf("the private key cannot be kept below XDG_RUNTIME_DIR: %w", err)
+	}
+	return nil
+}
+
 // Usable tells whether c can be installed, as far as that can be known before.
 func (f Folder) Usable(ctx context.Context, c *Candidate) error {
+	if err := f.make(); err != nil {
+		return err
+	}
+	if c.private != nil && f.Socket == "" && f.Runtime != "" {
+		return f.makeRuntime()
+	}
 	if c.private == nil && c.file == "" && !agentHolds(ctx, f.Socket, c.Public) {
 		return errors.New("the private key is neither beside the public key nor in the agent")
 	}
@@ -167,6 +192,9 @@ func (f Folder) installFresh(ctx context.Context, c *Candidate, lifetime time.Du
 	path := f.Identity()
 	if f.Runtime != "" {
 		path = f.runtimeFile()
+		if err := f.makeRuntime(); err != nil {
+			return "", err
+		}
 	}
 	if err := writePrivate(path, block); err != nil {
 		return "", err

@@ -62,6 +62,9 @@ func run(t testing.TB, env []string, name string, args ...string) string {
 
 func newFolder(t testing.TB, socket string) agentkey.Folder {
 	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
 	return agentkey.Folder{Path: filepath.Join(dir, "certs"), Runtime: filepath.Join(dir, "run"), Socket: socket, Stderr: io.Discard}
 }
 

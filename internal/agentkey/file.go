@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 )
 
-// writePrivate writes a new file that only the user can read. It never follows or reuses what is there.
+// writePrivate writes a new file that only the user can read, into a folder that is private. It never follows or reuses what is
+// there.
 func writePrivate(path string, block *pem.Block) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return fmt.Errorf("make the folder for the private key: %w", err)
-	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("replace private key: %w", err)
 	}

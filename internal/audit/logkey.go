@@ -59,6 +59,9 @@ func LoadLogKey(path string) (*LogKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load log key: %w", err)
 	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("load log key: %s is not a regular file", path)
+	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return nil, fmt.Errorf("load log key: %s has mode %04o, so others can read it: run `chmod 600 %s`", path, mode, path)
 	}

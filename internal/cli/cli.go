@@ -73,24 +73,48 @@ func (a *app) root() *cobra.Command {
 		a.versionCommand(), a.manCommand(),
 	)
 	root.AddCommand(topics()...)
+	strictDefaults(root)
 	return root
+}
+
+// strictDefaults makes the commands that cobra adds refuse what they do not know, as all others do.
+func strictDefaults(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	for _, cmd := range root.Commands() {
+		switch cmd.Name() {
+		case "help":
+			cmd.Run = nil
+			cmd.RunE = func(_ *cobra.Command, args []string) error {
+				about, rest, err := root.Find(args)
+				if err == nil && len(rest) > 0 {
+					err = unknownCommand(about, rest[0])
+				}
+				if err != nil {
+					return err
+				}
+				about.InitDefaultHelpFlag()
+				return about.Help()
+			}
+		case "completion":
+			cmd.Args, cmd.RunE = cobra.ArbitraryArgs, whichOne
+		}
+	}
 }
 
 // group is a command that only holds others.
 func group(use, short string, commands ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{
-		Use:   use,
-		Short: short,
-		Args:  cobra.ArbitraryArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError(cmd, errors.New("which one? see --help"))
-			}
-			return unknownCommand(cmd, args[0])
-		},
-	}
+	cmd := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs, RunE: whichOne}
 	cmd.AddCommand(commands...)
 	return cmd
+}
+
+// whichOne is what a command does that only holds others.
+func whichOne(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return usageError(cmd, errors.New("which one? see --help"))
+	}
+	return unknownCommand(cmd, args[0])
 }
 
 func unknownCommand(cmd *cobra.Command, name string) error {

@@ -103,8 +103,10 @@ func signIn(ts *testscript.TestScript, _ bool, _ []string) {
 }
 
 func TestSetupIsTakenBackToTheByte(t *testing.T) {
+	const none = "none"
 	for _, tt := range []struct{ name, before string }{
-		{"no configuration", ""},
+		{"no configuration", none},
+		{"an empty one", ""},
 		{"one without a last newline", "Host a\n    User b"},
 		{"one with CRLF", "Host a\r\n    User b\r\n"},
 		{"one that begins with an empty line", "\nHost a\n"},
@@ -124,7 +126,7 @@ func TestSetupIsTakenBackToTheByte(t *testing.T) {
 			} {
 				t.Setenv(name, value)
 			}
-			if tt.before != "" {
+			if tt.before != none {
 				if err := os.MkdirAll(filepath.Dir(config), 0o700); err != nil {
 					t.Fatal(err)
 				}
@@ -139,7 +141,7 @@ func TestSetupIsTakenBackToTheByte(t *testing.T) {
 				}
 			}
 			after, err := os.ReadFile(config)
-			if tt.before == "" {
+			if tt.before == none {
 				if !os.IsNotExist(err) {
 					t.Fatalf("the configuration is there: %v, %q", err, after)
 				}

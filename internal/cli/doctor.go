@@ -145,7 +145,7 @@ func checkAgent(ctx context.Context) finding {
 }
 
 func (a *app) checkSignIn(ctx context.Context) finding {
-	s, err := session(ctx)
+	s, err := a.session(ctx)
 	if err != nil {
 		return warn(a.classify(err).hint, "%v", err)
 	}
@@ -167,7 +167,7 @@ func checkSSHConfig(file string) finding {
 	if err != nil {
 		return fail("", "%v", err)
 	}
-	if !strings.HasPrefix(main, s.include()) {
+	if !strings.HasPrefix(main.text, s.include()) {
 		return warn("hallpass setup", "the Include is not at the top of %s, so it may belong to a Host block", s.main)
 	}
 	own, err := read(s.own)
@@ -178,7 +178,7 @@ func checkSSHConfig(file string) finding {
 	if err != nil {
 		return fail("", "%v", err)
 	}
-	if strings.Contains(own, " exec ") && !strings.Contains(own, "\""+shellQuote(program)+" match ") {
+	if strings.Contains(own.text, " exec ") && !strings.Contains(own.text, "\""+shellQuote(program)+" match ") {
 		return warn("hallpass setup", "%s names another hallpass than this one, %s", s.own, program)
 	}
 	return ok("ssh asks hallpass for the hosts of the CA")

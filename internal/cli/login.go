@@ -226,7 +226,7 @@ func (a *app) qr() func(string) {
 
 // keep puts the sign-in, its key and the keys of the CA in place of those before.
 func (a *app) keep(ctx context.Context, s login.Session, key *agentkey.Candidate, cas []client.CAKey) error {
-	if err := forgetSession(ctx); err != nil {
+	if err := a.forgetSession(ctx); err != nil {
 		return err
 	}
 	c, err := openCerts()
@@ -240,7 +240,7 @@ func (a *app) keep(ctx context.Context, s login.Session, key *agentkey.Candidate
 	if note != "" {
 		a.note("note: %s", note)
 	}
-	store, err := openStore()
+	store, err := a.openStore()
 	if err != nil {
 		return err
 	}

@@ -12,8 +12,8 @@ func (a *app) logoutCommand() *cobra.Command {
 somebody copied together with its key holds until it expires.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, sessionErr := session(cmd.Context())
-			if err := forgetSession(cmd.Context()); err != nil {
+			_, sessionErr := a.session(cmd.Context())
+			if err := a.forgetSession(cmd.Context()); err != nil {
 				return err
 			}
 			if a.json() {

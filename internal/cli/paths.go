@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+
+	"github.com/hallpass-ssh/hallpass/internal/agentkey"
 )
 
 // configDir is where settings are: $XDG_CONFIG_HOME/hallpass, or the system's place for it.
@@ -14,8 +16,16 @@ func configDir() (string, error) {
 }
 
 // stateDir is where the sign-in, keys and certificates are: $XDG_STATE_HOME/hallpass, or the system's place for it.
+// One in which others could put files is refused: ssh would obey what they write, and we would write where they point.
 func stateDir() (string, error) {
-	return userDir("XDG_STATE_HOME", filepath.Join(".local", "state"), os.UserCacheDir)
+	dir, err := userDir("XDG_STATE_HOME", filepath.Join(".local", "state"), os.UserCacheDir)
+	if err != nil {
+		return "", err
+	}
+	if err := agentkey.CheckFolder(dir); err != nil {
+		return "", fmt.Errorf("the folder of the sign-in cannot be trusted: %w", err)
+	}
+	return dir, nil
 }
 
 // userDir follows the XDG Base Directory specification on all systems but Windows.
@@ -44,8 +54,11 @@ func runtimeDir() string {
 
 // writeFile writes a whole file or leaves what was there. Only the user can read it, unless it was there and others could.
 func writeFile(file string, text []byte) error {
-	if target, err := filepath.EvalSymlinks(file); err == nil {
+	target, err := filepath.EvalSymlinks(file)
+	if err == nil {
 		file = target // people keep their settings in repositories, and link to them
+	} else if to, linkErr := os.Readlink(file); linkErr == nil {
+		return fmt.Errorf("%s is a link to %s, which cannot be followed: %w", file, to, err)
 	}
 	mode := os.FileMode(0o600)
 	if info, err := os.Stat(file); err == nil {
@@ -59,7 +72,7 @@ func writeFile(file string, text []byte) error {
 		return err
 	}
 	_, err = tmp.Write(text)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Close())
+	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
 	if err == nil {
 		err = os.Rename(tmp.Name(), file)
 	}

@@ -20,6 +20,8 @@ const (
 	sessionLifetime = 12 * time.Hour
 	// expireEarly is how long before its end an ID token is refreshed: a request has yet to reach the daemon.
 	expireEarly = 30 * time.Second
+	// quickKeyring is how long the keyring may take where nothing may wait for the user.
+	quickKeyring = 2 * time.Second
 )
 
 // errSignIn says why a sign-in is needed.
@@ -28,17 +30,21 @@ func errSignIn(why string) error {
 }
 
 // openStore finds where the sign-in is kept.
-func openStore() (*login.Store, error) {
+func (a *app) openStore() (*login.Store, error) {
 	state, err := stateDir()
 	if err != nil {
 		return nil, err
 	}
-	return login.Open(state), nil
+	store := login.Open(state)
+	if a.noPrompt { // a keyring that asks the user to be unlocked has no answer by then
+		store.KeyringPatience = quickKeyring
+	}
+	return store, nil
 }
 
 // session returns the sign-in, if there is one that has not ended.
-func session(ctx context.Context) (login.Session, error) {
-	store, err := openStore()
+func (a *app) session(ctx context.Context) (login.Session, error) {
+	store, err := a.openStore()
 	if err != nil {
 		return login.Session{}, err
 	}
@@ -84,7 +90,7 @@ func hintForJob(tokenFile string) string {
 
 // signedIn returns who is signed in, with an ID token that holds, and the address of the CA that the sign-in is for.
 func (a *app) signedIn(ctx context.Context) (client.SignIn, client.Address, error) {
-	s, err := session(ctx)
+	s, err := a.session(ctx)
 	if err != nil {
 		return client.SignIn{}, client.Address{}, err
 	}
@@ -110,7 +116,7 @@ func (a *app) signedIn(ctx context.Context) (client.SignIn, client.Address, erro
 	if err != nil {
 		return client.SignIn{}, address, err
 	}
-	if s, err = freshen(ctx, s); err != nil {
+	if s, err = a.freshen(ctx, s); err != nil {
 		return client.SignIn{}, address, err
 	}
 	return client.SignIn{
@@ -125,8 +131,8 @@ func (a *app) signedIn(ctx context.Context) (client.SignIn, client.Address, erro
 }
 
 // freshen refreshes the ID token if it does not hold long enough.
-func freshen(ctx context.Context, s login.Session) (login.Session, error) {
-	store, err := openStore()
+func (a *app) freshen(ctx context.Context, s login.Session) (login.Session, error) {
+	store, err := a.openStore()
 	if err != nil {
 		return s, err
 	}
@@ -204,8 +210,8 @@ func loadCAKeys() ([]ssh.PublicKey, error) {
 }
 
 // forgetSession removes the sign-in, its key and its certificates.
-func forgetSession(ctx context.Context) error {
-	store, err := openStore()
+func (a *app) forgetSession(ctx context.Context) error {
+	store, err := a.openStore()
 	if err != nil {
 		return err
 	}

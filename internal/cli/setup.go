@@ -44,9 +44,10 @@ Your configuration is kept as config.before-hallpass. Running setup again change
 	return cmd
 }
 
-// change is a file before and after. No text after means that the file goes.
+// change is a file before and after.
 type change struct {
-	file, before, after string
+	file          string
+	before, after content
 }
 
 // planSetup works out what setup, or its undoing, changes.
@@ -64,11 +65,11 @@ func (a *app) planSetup(ctx context.Context, s sshConfig, undo bool) ([]change, 
 		if err != nil {
 			return nil, err
 		}
-		return []change{
-			{s.main, main, s.withoutInclude(main)},
-			{s.own, own, ""},
-			{backupOf(s.main), backup, ""},
-		}, nil
+		rest := content{main.there, s.withoutInclude(main.text)}
+		if rest.text == "" && main.text != "" && !backup.there { // nothing was there before, or there would be a copy of it
+			rest.there = false
+		}
+		return []change{{s.main, main, rest}, {s.own, own, content{}}, {backupOf(s.main), backup, content{}}}, nil
 	}
 	conn, who, err := a.dial(ctx)
 	if err != nil {
@@ -83,9 +84,9 @@ func (a *app) planSetup(ctx context.Context, s sshConfig, undo bool) ([]change, 
 	if err != nil {
 		return nil, err
 	}
-	plan := []change{{s.own, own, wanted}, {s.main, main, s.withInclude(main)}}
-	if main != "" && s.withoutInclude(main) == main {
-		plan = append([]change{{backupOf(s.main), "", main}}, plan...)
+	plan := []change{{s.own, own, content{true, wanted}}, {s.main, main, content{true, s.withInclude(main.text)}}}
+	if main.there && s.withoutInclude(main.text) == main.text {
+		plan = append([]change{{backupOf(s.main), content{}, main}}, plan...)
 	}
 	return plan, nil
 }
@@ -130,7 +131,7 @@ func (a *app) carryOut(plan []change, dryRun bool) error {
 func (c change) announce(w io.Writer) {
 	switch {
 	case c.before == c.after:
-	case c.after == "":
+	case !c.after.there:
 		fmt.Fprintln(w, "removed", c.file)
 	default:
 		fmt.Fprintln(w, "changed", c.file)
@@ -138,13 +139,13 @@ func (c change) announce(w io.Writer) {
 }
 
 func (c change) apply() error {
-	if c.after == "" {
+	if !c.after.there {
 		if err := os.Remove(c.file); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return fmt.Errorf("remove: %w", err)
 		}
 		return nil
 	}
-	if err := writeFile(c.file, []byte(c.after)); err != nil {
+	if err := writeFile(c.file, []byte(c.after.text)); err != nil {
 		return fmt.Errorf("write %s: %w", filepath.Base(c.file), err)
 	}
 	return nil
@@ -155,7 +156,7 @@ const diffContext = 3
 
 // diff shows the change as one hunk of a unified diff.
 func (c change) diff() string {
-	before, after := lines(c.before), lines(c.after)
+	before, after := lines(c.before.text), lines(c.after.text)
 	start := 0
 	for start < min(len(before), len(after)) && before[start] == after[start] {
 		start++

@@ -39,6 +39,9 @@ hallpass's, everything after it is ssh's, so "hallpass ssh deploy@db1 -L 8080:lo
 		},
 	}
 	cmd.Flags().SetInterspersed(false)
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usageError(cmd, fmt.Errorf("%w (put the arguments of ssh after the host)", err))
+	})
 	wish.flags(cmd)
 	return cmd
 }

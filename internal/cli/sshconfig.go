@@ -181,13 +181,22 @@ func sameFile(a, b string) bool {
 	return err == nil && os.SameFile(x, y)
 }
 
-// read returns a file's text; nothing if it does not exist.
-func read(file string) (string, error) {
+// content is what a file holds, if it is there: an empty file is not none.
+type content struct {
+	there bool
+	text  string
+}
+
+// read returns what a file holds.
+func read(file string) (content, error) {
 	text, err := os.ReadFile(file)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return "", fmt.Errorf("read ssh configuration: %w", err)
+	if errors.Is(err, os.ErrNotExist) {
+		return content{}, nil
 	}
-	return string(text), nil
+	if err != nil {
+		return content{}, fmt.Errorf("read ssh configuration: %w", err)
+	}
+	return content{true, string(text)}, nil
 }
 
 // withInclude puts the Include at the top: inside a Host block it would count for that host only.
@@ -210,8 +219,8 @@ func (s sshConfig) withoutInclude(text string) string {
 
 // installed tells whether setup was run.
 func (s sshConfig) installed() bool {
-	text, err := read(s.main)
-	if err != nil || !strings.Contains(text, s.include()) {
+	main, err := read(s.main)
+	if err != nil || !strings.Contains(main.text, s.include()) {
 		return false
 	}
 	_, err = os.Stat(s.own)

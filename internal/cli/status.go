@@ -22,7 +22,7 @@ func (a *app) statusCommand() *cobra.Command {
 }
 
 func (a *app) status(ctx context.Context) error {
-	s, err := session(ctx)
+	s, err := a.session(ctx)
 	if err != nil {
 		return err
 	}

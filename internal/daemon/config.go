@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -38,8 +39,11 @@ type Config struct {
 
 	// Now is the clock of everything that the daemon does; default time.Now.
 	Now func() time.Time `yaml:"-"`
+	// Uptime tells a clock that was set from time that passed; default the time since the machine was started, with sleep.
+	Uptime func() time.Duration `yaml:"-"`
 
-	dir string // folder of the file
+	file string // as it was named, for messages
+	dir  string // folder of the file
 }
 
 // TLSConfig names the daemon's own certificate and its key, in PEM; both required.
@@ -184,8 +188,12 @@ func LoadConfig(path string) (*Config, error) {
 	}
 	d := yaml.NewDecoder(bytes.NewReader(data))
 	d.KnownFields(true)
-	cfg := &Config{dir: filepath.Dir(path), Now: time.Now}
-	if err := d.Decode(cfg); err != nil {
+	cfg := &Config{file: path, dir: filepath.Dir(path), Now: time.Now, Uptime: uptime()}
+	err = d.Decode(cfg)
+	if errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("%s is empty: `hallpassd init` writes a configuration", path)
+	}
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if err := d.Decode(new(Config)); !errors.Is(err, io.EOF) {
@@ -205,8 +213,7 @@ func (c *Config) validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	_, _, err := net.SplitHostPort(c.Listen)
-	require(err == nil, "listen: %q is not host:port", c.Listen)
+	require(validListen(c.Listen), "listen: %q is not host:port", c.Listen)
 	require(c.TLS.Certificate != "" && c.TLS.Key != "", "tls: certificate and key are required: there is no plaintext listener")
 	require(c.Log.File != "" && c.Log.Key != "", "log: file and key are required")
 	require(len(c.Authorities) > 0, "authorities: at least one is required")
@@ -216,8 +223,8 @@ func (c *Config) validate() error {
 		require(a.Agent == "" || a.PublicKey != "", "authorities.%s: an agent needs public_key, the file that pins its key", name)
 	}
 	require(c.Policy.Source != "", "policy: source is required: the folder with policy.yaml")
-	require(c.Limits.MaxTTL >= 0 && c.Limits.MaxTTL <= 24*time.Hour, "limits.max_ttl: %s is more than 24h", c.Limits.MaxTTL)
-	require(c.Limits.Skew >= 0 && c.Limits.Skew <= 5*time.Minute, "limits.skew: %s is more than 5m", c.Limits.Skew)
+	require(c.Limits.MaxTTL >= 0 && c.Limits.MaxTTL <= 24*time.Hour, "limits.max_ttl: %s is not between 0 and 24h", c.Limits.MaxTTL)
+	require(c.Limits.Skew >= 0 && c.Limits.Skew <= 5*time.Minute, "limits.skew: %s is not between 0 and 5m", c.Limits.Skew)
 	require(c.Limits.Skew%time.Second == 0, "limits.skew: %s is not in whole seconds", c.Limits.Skew)
 	require(c.Limits.IdentityRate >= 0 && c.Limits.IdentityBurst >= 0, "limits: a rate cannot be negative")
 	require(len(c.Issuers) > 0, "issuers: at least one is required")
@@ -260,6 +267,16 @@ func (c *Config) path(p string) string {
 		return p
 	}
 	return filepath.Join(c.dir, p)
+}
+
+// validListen tells whether an address has a host, which may be empty, and a number of a port.
+func validListen(address string) bool {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
+	return err == nil
 }
 
 func validName(s string) bool {

@@ -8,11 +8,13 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"io/fs"
 	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -159,6 +161,15 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 		{"a TLS certificate of another key", func(t *testing.T, dir string) {
 			copyFile(t, at(initialised(t), "tls/cert.pem"), at(dir, "tls/cert.pem"))
 		}, []string{"tls/cert.pem"}},
+		{"a CA key that is a named pipe", func(t *testing.T, dir string) { pipe(t, at(dir, "keys/ca-prod")) }, []string{"keys/ca-prod", "regular file"}},
+		{"a log key that is a named pipe", func(t *testing.T, dir string) { pipe(t, at(dir, "keys/log")) }, []string{"keys/log", "regular file"}},
+		{"a TLS key that is a named pipe", func(t *testing.T, dir string) { pipe(t, at(dir, "tls/key.pem")) }, []string{"tls/key.pem", "regular file"}},
+		{"a link to a CA key that others can read", func(t *testing.T, dir string) {
+			chmod(t, at(dir, "keys/ca-prod"), 0o644)
+			if err := errors.Join(os.Rename(at(dir, "keys/ca-prod"), at(dir, "keys/moved")), os.Symlink("moved", at(dir, "keys/ca-prod"))); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"keys/ca-prod", "0644"}},
 		{"an agent without a pinned key", func(t *testing.T, dir string) {
 			edit(t, dir, "{key: keys/ca-prod}", "{agent: /run/agent}")
 		}, []string{"authorities.prod", "public_key"}},
@@ -185,6 +196,18 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 			edit(t, dir, "tls:\n  certificate: tls/cert.pem\n  key: tls/key.pem\n", "")
 		}, []string{"tls", "plaintext"}},
 		{"an address without a port", func(t *testing.T, dir string) { edit(t, dir, "127.0.0.1:0", "127.0.0.1") }, []string{"listen", "host:port"}},
+		{"a port that is none", func(t *testing.T, dir string) { edit(t, dir, "127.0.0.1:0", "127.0.0.1:65536") }, []string{"hallpassd.yaml", "listen", "host:port"}},
+		{"a kind of caller that is none", func(t *testing.T, dir string) {
+			edit(t, dir, "  client_id:", "  kind: robot\n  client_id:")
+		}, []string{"hallpassd.yaml", "issuers.people", "robot"}},
+		{"an algorithm that everybody can sign with", func(t *testing.T, dir string) {
+			edit(t, dir, "  client_id:", "  algorithms: [HS256]\n  client_id:")
+		}, []string{"hallpassd.yaml", "issuer people", "HS256"}},
+		{"roots of an issuer that are not there", func(t *testing.T, dir string) {
+			edit(t, dir, "  client_id:", "  ca_file: nowhere.pem\n  client_id:")
+		}, []string{"hallpassd.yaml", "issuer people", "nowhere.pem"}},
+		{"a lifetime without a unit", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {max_ttl: 3}\nissuers:") }, []string{"hallpassd.yaml", "line"}},
+		{"backdating into the future", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {skew: -1m}\nissuers:") }, []string{"limits.skew", "between 0 and 5m"}},
 		{"lifetimes of more than a day", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {max_ttl: 25h}\nissuers:") }, []string{"limits.max_ttl"}},
 		{"backdating by more than five minutes", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {skew: 6m}\nissuers:") }, []string{"limits.skew"}},
 		{"backdating by part of a second", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {skew: 1500ms}\nissuers:") }, []string{"limits.skew"}},
@@ -221,6 +244,14 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 				t.Errorf("files changed (-before +after):\n%.2000s", diff)
 			}
 		})
+	}
+}
+
+// pipe puts a named pipe that nobody writes to in place of a file.
+func pipe(t *testing.T, path string) {
+	t.Helper()
+	if err := errors.Join(os.Remove(path), syscall.Mkfifo(path, 0o600)); err != nil {
+		t.Fatal(err)
 	}
 }
 

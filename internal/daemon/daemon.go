@@ -38,6 +38,8 @@ const (
 	tallyInterval = time.Minute
 	// healthInterval is how often the issuers are looked at, to tell the operators of a change.
 	healthInterval = 5 * time.Second
+	// reachTimeout is how long agents may take to say which keys they hold.
+	reachTimeout = 5 * time.Second
 )
 
 // notBefore is when this release was made. A clock before it is wrong, and certificates would be too.
@@ -65,8 +67,8 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		return err
 	}
 	d := &daemon{cfg: cfg, logger: logger, unwell: map[string]bool{}}
-	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), bolt.Config{LogKey: parts.logKey, Now: cfg.Now}); err != nil {
-		return fmt.Errorf("open log %s: %w", cfg.path(cfg.Log.File), err)
+	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), bolt.Config{LogKey: parts.logKey, Now: cfg.Now, Uptime: cfg.Uptime}); err != nil {
+		return err
 	}
 	defer func() { err = errors.Join(err, d.store.Close()) }()
 	if err := d.assemble(ctx, parts); err != nil {
@@ -249,15 +251,30 @@ type parts struct {
 	targets     map[string]sink.Target // of sinks, by name
 }
 
-// Check loads everything that cfg names, and the policy, without starting anything.
+// Check loads everything that cfg names, and the policy, without starting anything. It also looks whether agents hold their CA keys;
+// a daemon that starts does not, since an agent may come later.
 func Check(cfg *Config) error {
 	parts, err := load(cfg)
 	if err != nil {
 		return err
 	}
+	if err := parts.reach(); err != nil {
+		return err
+	}
 	p := &policyInForce{cfg: cfg.Policy, source: cfg.path(cfg.Policy.Source), authorities: parts.authorities}
 	_, _, err = p.read()
 	return err
+}
+
+// reach looks whether all CA keys are where they should be.
+func (p *parts) reach() error {
+	ctx, cancel := context.WithTimeout(context.Background(), reachTimeout)
+	defer cancel()
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(p.authorities)) {
+		errs = append(errs, p.authorities[name].Reach(ctx))
+	}
+	return errors.Join(errs...)
 }
 
 func load(cfg *Config) (*parts, error) {
@@ -267,7 +284,7 @@ func load(cfg *Config) (*parts, error) {
 	p := &parts{authorities: map[string]*ca.Authority{}}
 	var err error
 	if p.logKey, err = audit.LoadLogKey(cfg.path(cfg.Log.Key)); err != nil {
-		return nil, fmt.Errorf("load log key: %w", err)
+		return nil, err
 	}
 	var names []string
 	if p.certificate, names, err = loadTLS(cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key)); err != nil {

@@ -57,8 +57,13 @@ func Init(ctx context.Context, p InitParams) (*Initialised, error) {
 	if err := checkEmpty(dir); err != nil {
 		return nil, err
 	}
-	if _, _, err := net.SplitHostPort(p.Listen); err != nil {
+	if !validListen(p.Listen) {
 		return nil, fmt.Errorf("--listen %q is not host:port", p.Listen)
+	}
+	for _, name := range p.Names {
+		if _, err := ca.CanonicalHost(name); err != nil && net.ParseIP(name) == nil {
+			return nil, fmt.Errorf("--name %q is neither a DNS name nor an address", name)
+		}
 	}
 	authorities := initAuthorities
 	if p.Policy != "" {
@@ -83,7 +88,7 @@ func Init(ctx context.Context, p InitParams) (*Initialised, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := checkMade(tmp); err != nil {
+	if err := checkMade(tmp, made.Config); err != nil {
 		return nil, err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -110,11 +115,12 @@ func checkEmpty(dir string) error {
 }
 
 // checkMade loads what was made as the daemon will. What is wrong now is what the caller gave.
-func checkMade(dir string) error {
+func checkMade(dir, file string) error {
 	cfg, err := LoadConfig(filepath.Join(dir, ConfigName))
 	if err != nil {
 		return err
 	}
+	cfg.file = file
 	return Check(cfg)
 }
 

@@ -66,7 +66,7 @@ func newVerifier(cfg *Config) (*idtoken.Verifier, error) {
 	}
 	v, err := idtoken.New(c)
 	if err != nil {
-		return nil, fmt.Errorf("issuers: %w", err)
+		return nil, fmt.Errorf("%s: issuers: %w", cfg.file, err)
 	}
 	return v, nil
 }

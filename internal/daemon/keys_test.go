@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/daemon"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/stack"
 	"golang.org/x/crypto/ssh"
 )
@@ -160,6 +161,30 @@ func TestPassphrasesThatCannotBeHad(t *testing.T) {
 				t.Errorf("the error tells the passphrase: %v", err)
 			}
 		})
+	}
+}
+
+// An agent that is not there, or does not hold the key, is found by a check. The daemon starts all the same: the agent may come later.
+func TestAgentsWithoutTheCAKey(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		agent func(t *testing.T, dir string) (socket string)
+		want  string
+	}{
+		{"one that is not there", func(*testing.T, string) string { return "nowhere.sock" }, "nowhere.sock"},
+		{"one with another key", func(t *testing.T, dir string) string { return startAgent(t, filepath.Join(dir, "keys", "ca-prod")) }, "does not hold the key"},
+	} {
+		s := stack.New(t, "")
+		edit(t, s.Dir, "{key: keys/ca-default}", "{agent: '"+tt.agent(t, s.Dir)+"', public_key: keys/ca-default.pub}")
+		cfg, err := daemon.LoadConfig(s.Config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := daemon.Check(cfg); err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), `"default"`) {
+			t.Errorf("%s: check says %v, want the authority and %q", tt.name, err, tt.want)
+		}
+		s.Run()
+		s.Stop()
 	}
 }
 

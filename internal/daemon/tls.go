@@ -98,6 +98,9 @@ func checkPrivate(path string) error {
 	if err != nil {
 		return fmt.Errorf("read private file: %w", err)
 	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file", path)
+	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return fmt.Errorf("%s has mode %04o, so others can read it: run `chmod 600 %s`", path, info.Mode().Perm(), path)
 	}

@@ -1,9 +1,11 @@
 package login
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"time"
 
 	"github.com/zalando/go-keyring"
 )
@@ -26,41 +28,81 @@ const (
 	refreshEntry   = "refresh-token"
 )
 
-func (s *Store) readKeyring() (secrets, error) {
+// errKeyringSilent is the way of a keyring that waits for somebody to unlock it, where nobody sees it asking.
+var errKeyringSilent = errors.New("it does not answer; is it locked? (HALLPASS_KEYRING=off does without it)")
+
+// ask calls the keyring, which knows no context, and gives up when ctx ends or patience is over. What it may still do then
+// ends with the process.
+func ask[T any](ctx context.Context, patience time.Duration, call func() (T, error)) (T, error) {
+	type answer struct {
+		value T
+		err   error
+	}
+	answered := make(chan answer, 1)
+	go func() {
+		value, err := call()
+		answered <- answer{value, err}
+	}()
+	ctx, cancel := context.WithTimeoutCause(ctx, patience, errKeyringSilent)
+	defer cancel()
+	select {
+	case a := <-answered:
+		return a.value, a.err
+	case <-ctx.Done():
+		var none T
+		return none, context.Cause(ctx)
+	}
+}
+
+func (s *Store) readKeyring(ctx context.Context) (secrets, error) {
 	if !s.useKeyring {
 		return secrets{}, fmt.Errorf("%w (HALLPASS_KEYRING=off): %w", errKeyring, ErrSignIn)
 	}
-	var kept secrets
-	for name, to := range map[string]*string{idEntry: &kept.IDToken, refreshEntry: &kept.RefreshToken} {
-		value, err := keyring.Get(keyringService, s.entry(name))
-		switch {
-		case errors.Is(err, keyring.ErrNotFound) && name == idEntry:
-			return secrets{}, ErrNoSession
-		case errors.Is(err, keyring.ErrNotFound): // the issuer gave none
-		case err != nil:
-			return secrets{}, fmt.Errorf("%w: %w", errKeyring, err)
+	kept, err := ask(ctx, s.KeyringPatience, func() (secrets, error) {
+		var kept secrets
+		for name, to := range map[string]*string{idEntry: &kept.IDToken, refreshEntry: &kept.RefreshToken} {
+			value, err := keyring.Get(keyringService, s.entry(name))
+			switch {
+			case errors.Is(err, keyring.ErrNotFound) && name == idEntry:
+				return secrets{}, ErrNoSession
+			case errors.Is(err, keyring.ErrNotFound): // the issuer gave none
+			case err != nil:
+				return secrets{}, err
+			}
+			*to = value
 		}
-		*to = value
+		return kept, nil
+	})
+	if err != nil && !errors.Is(err, ErrNoSession) {
+		err = fmt.Errorf("%w: %w", errKeyring, err)
 	}
-	return kept, nil
+	return kept, err
 }
 
 // writeKeyring writes both tokens or leaves none.
-func (s *Store) writeKeyring(kept secrets) error {
-	err := keyring.Set(keyringService, s.entry(idEntry), kept.IDToken)
-	if err == nil && kept.RefreshToken != "" {
-		err = keyring.Set(keyringService, s.entry(refreshEntry), kept.RefreshToken)
-	} else if err == nil {
-		err = ignoreNotFound(keyring.Delete(keyringService, s.entry(refreshEntry)))
-	}
-	if err != nil {
-		// Without a keyring this fails too, and there is nothing to delete.
-		_ = s.deleteFromKeyring()
-	}
+func (s *Store) writeKeyring(ctx context.Context, kept secrets) error {
+	_, err := ask(ctx, s.KeyringPatience, func() (struct{}, error) {
+		err := keyring.Set(keyringService, s.entry(idEntry), kept.IDToken)
+		if err == nil && kept.RefreshToken != "" {
+			err = keyring.Set(keyringService, s.entry(refreshEntry), kept.RefreshToken)
+		} else if err == nil {
+			err = ignoreNotFound(keyring.Delete(keyringService, s.entry(refreshEntry)))
+		}
+		if err != nil {
+			// Without a keyring this fails too, and there is nothing to delete.
+			_ = s.deleteEntries()
+		}
+		return struct{}{}, err
+	})
 	return err
 }
 
-func (s *Store) deleteFromKeyring() error {
+func (s *Store) deleteFromKeyring(ctx context.Context) error {
+	_, err := ask(ctx, s.KeyringPatience, func() (struct{}, error) { return struct{}{}, s.deleteEntries() })
+	return err
+}
+
+func (s *Store) deleteEntries() error {
 	return errors.Join(
 		ignoreNotFound(keyring.Delete(keyringService, s.entry(idEntry))),
 		ignoreNotFound(keyring.Delete(keyringService, s.entry(refreshEntry))),

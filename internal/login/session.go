@@ -51,6 +51,9 @@ const (
 // Store keeps one session in a directory, and its tokens in the keyring, or beside it if there is no keyring. All its methods may be
 // called by several processes at once: each waits for its turn until ctx ends.
 type Store struct {
+	// KeyringPatience is how long the keyring may take, which may have to ask the user to unlock it; default one minute.
+	KeyringPatience time.Duration
+
 	dir        string
 	useKeyring bool
 }
@@ -58,7 +61,7 @@ type Store struct {
 // Open returns the store in dir, normally $XDG_STATE_HOME/hallpass, which is made when it is first written to. HALLPASS_KEYRING=off
 // keeps tokens out of the keyring.
 func Open(dir string) *Store {
-	return &Store{dir: dir, useKeyring: os.Getenv("HALLPASS_KEYRING") != "off"}
+	return &Store{KeyringPatience: time.Minute, dir: dir, useKeyring: os.Getenv("HALLPASS_KEYRING") != "off"}
 }
 
 // Load returns the session, or ErrNoSession.
@@ -71,7 +74,7 @@ func (s *Store) Load(ctx context.Context) (Session, error) {
 		return Session{}, err
 	}
 	defer unlock()
-	return s.load()
+	return s.load(ctx)
 }
 
 // Save stores the session in place of the one before.
@@ -81,7 +84,7 @@ func (s *Store) Save(ctx context.Context, session Session) error {
 		return err
 	}
 	defer unlock()
-	return s.save(session)
+	return s.save(ctx, session)
 }
 
 // Delete forgets the session, its tokens first. It is no error if there is none.
@@ -95,10 +98,10 @@ func (s *Store) Delete(ctx context.Context) error {
 	}
 	defer unlock()
 	// What cannot be read can be removed all the same, and its tokens may be in the keyring.
-	session, err := s.load()
+	session, err := s.load(ctx)
 	inKeyring := session.InKeyring || errors.Is(err, errKeyring)
 	if inKeyring || err != nil && s.useKeyring {
-		if err := s.deleteFromKeyring(); err != nil && inKeyring {
+		if err := s.deleteFromKeyring(ctx); err != nil && inKeyring {
 			return fmt.Errorf("delete the tokens in the keyring: %w", err)
 		}
 	}
@@ -126,7 +129,7 @@ func (s *Store) Fresh(ctx context.Context, now time.Time, margin time.Duration) 
 		return Session{}, err
 	}
 	defer unlock()
-	session, err := s.load()
+	session, err := s.load(ctx)
 	if err != nil || now.Add(margin).Before(session.Expiry) {
 		return session, err
 	}
@@ -143,13 +146,13 @@ func (s *Store) Fresh(ctx context.Context, now time.Time, margin time.Duration) 
 	session.IDToken, session.RefreshToken = tokens.IDToken, tokens.RefreshToken
 	session.Expiry, session.Email = tokens.Expiry, tokens.Email
 	// The old refresh token may be spent by now, so the new one must be kept even if the caller gave up.
-	return session, s.save(session)
+	return session, s.save(context.WithoutCancel(ctx), session)
 }
 
 func (s *Store) path(name string) string { return filepath.Join(s.dir, name) }
 
 // load reads the session. The caller must hold the lock.
-func (s *Store) load() (Session, error) {
+func (s *Store) load(ctx context.Context) (Session, error) {
 	var session Session
 	raw, err := readPrivate(s.path(sessionFile))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -161,7 +164,7 @@ func (s *Store) load() (Session, error) {
 	if err := json.Unmarshal(raw, &session); err != nil {
 		return Session{}, fmt.Errorf("load session: %s is damaged: sign in again to replace it", s.path(sessionFile))
 	}
-	kept, err := s.loadSecrets(session.InKeyring)
+	kept, err := s.loadSecrets(ctx, session.InKeyring)
 	if err != nil {
 		return Session{}, err
 	}
@@ -169,9 +172,9 @@ func (s *Store) load() (Session, error) {
 	return session, nil
 }
 
-func (s *Store) loadSecrets(inKeyring bool) (secrets, error) {
+func (s *Store) loadSecrets(ctx context.Context, inKeyring bool) (secrets, error) {
 	if inKeyring {
-		return s.readKeyring()
+		return s.readKeyring(ctx)
 	}
 	var kept secrets
 	raw, err := readPrivate(s.path(secretsFile))
@@ -188,9 +191,9 @@ func (s *Store) loadSecrets(inKeyring bool) (secrets, error) {
 }
 
 // save writes the secrets first, so that a session never points to those of another one. The caller must hold the lock.
-func (s *Store) save(session Session) error {
+func (s *Store) save(ctx context.Context, session Session) error {
 	kept := secrets{IDToken: session.IDToken, RefreshToken: session.RefreshToken}
-	session.InKeyring = s.useKeyring && s.writeKeyring(kept) == nil
+	session.InKeyring = s.useKeyring && s.writeKeyring(ctx, kept) == nil
 	if !session.InKeyring {
 		if err := s.writeJSON(secretsFile, kept); err != nil {
 			return err

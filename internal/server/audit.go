@@ -146,6 +146,9 @@ func (s auditService) FollowRecords(in *pb.FollowRecordsRequest, stream grpc.Ser
 		if next += sent; err == nil && sent == 0 {
 			err = s.cfg.Store.Wait(ctx, next)
 		}
+		if err == nil { // a policy that came into force meanwhile may have taken the role away
+			err = s.stillMay(ctx, pb.AuditService_FollowRecords_FullMethodName, caller)
+		}
 		if cause := context.Cause(ctx); cause != nil {
 			return cause // says more than the bare error of the context
 		}

@@ -20,19 +20,34 @@ const possessionKey = "hallpass-possession-bin"
 // with it. A known identity that is refused is recorded.
 func (s *Server) authorize(ctx context.Context, fullMethod string) (ca.Caller, error) {
 	caller, policy, err := s.check(ctx, fullMethod)
+	meet(ctx, err)
 	if err == nil {
 		return caller, nil
 	}
 	if caller.Identity.Subject == "" {
 		return ca.Caller{}, err // a stranger, or somebody above the rate limit: counted where it was found
 	}
+	return ca.Caller{}, s.refuse(ctx, fullMethod, caller, policy, err)
+}
+
+// stillMay asks the policy in force again whether a caller that was let in may go on. A refusal is recorded.
+func (s *Server) stillMay(ctx context.Context, fullMethod string, caller ca.Caller) error {
+	_, policy, err := s.checkRole(ctx, methods[fullMethod], caller)
+	if err == nil {
+		return nil
+	}
+	return s.refuse(ctx, fullMethod, caller, policy, err)
+}
+
+// refuse records that a known caller is refused a method, and returns what it is told.
+func (s *Server) refuse(ctx context.Context, fullMethod string, caller ca.Caller, policy ca.PolicyRef, err error) error {
 	// A caller that hangs up is refused all the same.
 	recordCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	if recordErr := s.cfg.RefuseAccess(recordCtx, caller, fullMethod, peerAddr(ctx).String(), policy, asError(err)); recordErr != nil {
-		return ca.Caller{}, &ca.Error{Kind: ca.Unavailable, Message: "the refusal could not be recorded: try again", Err: recordErr}
+		return &ca.Error{Kind: ca.Unavailable, Message: "the refusal could not be recorded: try again", Err: recordErr}
 	}
-	return ca.Caller{}, err
+	return err
 }
 
 func (s *Server) check(ctx context.Context, fullMethod string) (ca.Caller, ca.PolicyRef, error) {
@@ -62,11 +77,11 @@ func (s *Server) check(ctx context.Context, fullMethod string) (ca.Caller, ca.Po
 	case caller.Identity.Kind != ca.Person:
 		return caller, none, ca.Errorf(ca.Denied, "%s is for people, and this is the token of a %s", fullMethod, caller.Identity.Kind)
 	}
-	return s.checkRole(ctx, m, fullMethod, caller)
+	return s.checkRole(ctx, m, caller)
 }
 
 // checkRole asks the policy in force for the roles of the method.
-func (s *Server) checkRole(ctx context.Context, m method, fullMethod string, caller ca.Caller) (ca.Caller, ca.PolicyRef, error) {
+func (s *Server) checkRole(ctx context.Context, m method, caller ca.Caller) (ca.Caller, ca.PolicyRef, error) {
 	var policy ca.PolicyRef
 	for _, role := range []struct {
 		bit  callers

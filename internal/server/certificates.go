@@ -22,6 +22,7 @@ func (s certificateService) Issue(ctx context.Context, in *pb.IssueRequest) (*pb
 		return nil, err
 	}
 	issued, err := s.cfg.CA.Issue(ctx, call)
+	meet(ctx, err)
 	if err != nil {
 		return nil, err
 	}
@@ -39,6 +40,7 @@ func (s certificateService) DryRun(ctx context.Context, in *pb.DryRunRequest) (*
 		return nil, err
 	}
 	planned, err := s.cfg.CA.DryRun(ctx, call)
+	meet(ctx, err)
 	if err != nil {
 		return nil, err
 	}

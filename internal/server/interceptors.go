@@ -23,6 +23,7 @@ const requestIDKey = "hallpass-request-id"
 
 // observeUnary gives each call an id, turns errors into statuses and panics into errors, and logs once.
 func (s *Server) observeUnary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
+	defer underWay(ctx)()
 	id, begin := newRequestID(), s.cfg.Now()
 	_ = grpc.SetHeader(ctx, metadata.Pairs(requestIDKey, id)) // fails only once headers are sent, which they are not
 	var out any
@@ -35,6 +36,7 @@ func (s *Server) observeUnary(ctx context.Context, in any, info *grpc.UnaryServe
 
 // observeStream does the same for streams.
 func (s *Server) observeStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	defer underWay(stream.Context())()
 	id, begin := newRequestID(), s.cfg.Now()
 	_ = stream.SetHeader(metadata.Pairs(requestIDKey, id))
 	err := s.survive(info.FullMethod, id, func() error { return handle(srv, stream) })

@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // limitedListener accepts at most so many connections at a time; further ones wait in the backlog of the kernel. It closes at
@@ -12,6 +13,7 @@ type limitedListener struct {
 	net.Listener
 	slots     chan struct{}
 	ofAddress int
+	strangers time.Duration // how long a connection may last on which nobody is known
 	closed    chan struct{}
 	once      sync.Once
 
@@ -19,9 +21,10 @@ type limitedListener struct {
 	open map[netip.Prefix]int
 }
 
-func newLimitedListener(l net.Listener, n, ofAddress int) *limitedListener {
+func newLimitedListener(l net.Listener, n, ofAddress int, strangers time.Duration) *limitedListener {
 	return &limitedListener{
-		Listener: l, slots: make(chan struct{}, n), ofAddress: ofAddress, closed: make(chan struct{}), open: map[netip.Prefix]int{},
+		Listener: l, slots: make(chan struct{}, n), ofAddress: ofAddress, strangers: strangers,
+		closed: make(chan struct{}), open: map[netip.Prefix]int{},
 	}
 }
 
@@ -39,7 +42,7 @@ func (l *limitedListener) Accept() (net.Conn, error) {
 		}
 		from := network(addrOf(conn.RemoteAddr()))
 		if l.enter(from) {
-			return &limitedConn{Conn: conn, release: sync.OnceFunc(func() { l.leave(from); <-l.slots })}, nil
+			return newLimitedConn(conn, l.strangers, func() { l.leave(from); <-l.slots }), nil
 		}
 		_ = conn.Close() // nobody waits for an answer
 	}
@@ -67,14 +70,4 @@ func (l *limitedListener) leave(from netip.Prefix) {
 func (l *limitedListener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return l.Listener.Close()
-}
-
-type limitedConn struct {
-	net.Conn
-	release func()
-}
-
-func (c *limitedConn) Close() error {
-	defer c.release()
-	return c.Conn.Close()
 }

@@ -30,6 +30,7 @@ const (
 	handshakeTimeout  = 5 * time.Second
 	requestDeadline   = 30 * time.Second
 	maxConnectionIdle = 5 * time.Minute
+	strangerAge       = 30 * time.Second // what a connection may last on which nobody is known
 )
 
 // Config is what a Server needs. All fields are required unless they say otherwise.
@@ -54,8 +55,10 @@ type Config struct {
 	AcceptPolicy func(ctx context.Context, admin ca.Caller, revision, reason string) (ca.PolicyRef, error)
 	// RefuseAccess records that a known identity was refused a method.
 	RefuseAccess func(ctx context.Context, caller ca.Caller, method, sourceIP string, policy ca.PolicyRef, refusal *ca.Error) error
-	Now          func() time.Time
-	Logger       *slog.Logger
+	// StrangerAge is how long a connection may last on which no identity was verified; default 30 seconds.
+	StrangerAge time.Duration
+	Now         func() time.Time
+	Logger      *slog.Logger
 }
 
 // Server answers the API over TLS 1.3.
@@ -70,12 +73,15 @@ type Server struct {
 // New returns a server that does not listen yet.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, health: health.NewServer()}
+	if s.cfg.StrangerAge == 0 {
+		s.cfg.StrangerAge = strangerAge
+	}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(&tls.Config{
+		grpc.Creds(countedTLS{credentials.NewTLS(&tls.Config{
 			Certificates: []tls.Certificate{cfg.Certificate},
 			MinVersion:   tls.VersionTLS13,
-		})),
+		})}),
 		grpc.ConnectionTimeout(handshakeTimeout),
 		grpc.InTapHandle(bound),
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -95,7 +101,7 @@ func New(cfg Config) *Server {
 
 // Serve answers on l until Shutdown. It returns nil after one.
 func (s *Server) Serve(l net.Listener) error {
-	err := s.grpc.Serve(newLimitedListener(l, maxConnections, maxOfAddress))
+	err := s.grpc.Serve(newLimitedListener(l, maxConnections, maxOfAddress, s.cfg.StrangerAge))
 	if errors.Is(err, grpc.ErrServerStopped) || s.draining.Err() != nil {
 		return nil
 	}

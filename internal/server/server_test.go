@@ -42,10 +42,18 @@ type stand struct {
 	conn   *grpc.ClientConn
 	output *stack.Output
 	served chan error
+	tls    *tls.Config // by which clients trust it
+	addr   string
 }
 
 // serve runs a server on loopback whose discovery is discover, and whose callers authenticate makes.
 func serve(t *testing.T, discover func() *pb.DiscoverResponse, authenticate func() (ca.Caller, error)) *stand {
+	t.Helper()
+	return serveStrangers(t, 0, discover, authenticate)
+}
+
+// serveStrangers does the same; a connection of strangers lasts for age.
+func serveStrangers(t *testing.T, age time.Duration, discover func() *pb.DiscoverResponse, authenticate func() (ca.Caller, error)) *stand {
 	t.Helper()
 	logKey, _, err := audit.GenerateLogKey()
 	if err != nil {
@@ -80,7 +88,7 @@ func serve(t *testing.T, discover func() *pb.DiscoverResponse, authenticate func
 	certificate, roots := selfSigned(t)
 	s.Server = server.New(server.Config{
 		CA: core, Store: log, Certificate: certificate, Limiter: limiter, Discovery: discover,
-		RefuseAccess: recorder.RefuseAccess, Now: time.Now, Logger: logger,
+		RefuseAccess: recorder.RefuseAccess, Now: time.Now, Logger: logger, StrangerAge: age,
 	})
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -96,7 +104,8 @@ func serve(t *testing.T, discover func() *pb.DiscoverResponse, authenticate func
 		}
 	})
 	t.Cleanup(stop)
-	s.conn, err = grpc.NewClient("passthrough:///"+listener.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "localhost"})))
+	s.tls, s.addr = &tls.Config{RootCAs: roots, ServerName: "localhost"}, listener.Addr().String()
+	s.conn, err = grpc.NewClient("passthrough:///"+s.addr, grpc.WithTransportCredentials(credentials.NewTLS(s.tls)))
 	if err != nil {
 		t.Fatal(err)
 	}

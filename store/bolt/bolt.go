@@ -37,7 +37,9 @@ const (
 	queueLength = 1024
 	// defaultMaxBackward is how far the clock may be behind the newest record.
 	defaultMaxBackward = 5 * time.Minute
-	pageSize           = 4096
+	// maxForward is how far the clock may run ahead of Config.Uptime.
+	maxForward = 24 * time.Hour
+	pageSize   = 4096
 	// fillPercent leaves little room in pages that are only ever added to at the end.
 	fillPercent = 0.9
 )
@@ -63,6 +65,9 @@ type Config struct {
 	Now func() time.Time
 	// MaxBackward is how far the clock may be behind the newest record before the log refuses to go on. Default five minutes.
 	MaxBackward time.Duration
+	// Uptime grows with time and cannot be set, from any beginning. If it is given, the log refuses to go on while the clock is
+	// more than a day ahead of where it should be since Open: a record of a wrong time would refuse all others until then.
+	Uptime func() time.Duration
 }
 
 func (c *Config) check() error {
@@ -85,6 +90,9 @@ type Store struct {
 	// id and verifier are those of the log that the file must hold: its name, and its public key.
 	id, verifier string
 	db           *bbolt.DB
+	// The clock should be at opened once Uptime is at uptime.
+	opened time.Time
+	uptime time.Duration
 
 	queue chan *call
 	stop  chan struct{} // closed by Close
@@ -123,6 +131,7 @@ func Create(path string, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create log %s: %w", path, err)
 	}
+	s.watchClock()
 	if err := errors.Join(s.begin(), syncDir(filepath.Dir(path))); err != nil {
 		return nil, errors.Join(fmt.Errorf("create log %s: %w", path, err), s.db.Close(), os.Remove(path))
 	}
@@ -195,6 +204,7 @@ func openExisting(path string, cfg Config) (*Store, error) {
 	if err := guard(s.verifyEnd); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
+	s.watchClock()
 	return s, nil
 }
 
@@ -227,6 +237,17 @@ func open(path string, cfg Config, openFile func(string, int, os.FileMode) (*os.
 }
 
 func (s *Store) start() { go s.committer() }
+
+// watchClock begins to hold the clock against Uptime.
+func (s *Store) watchClock() {
+	if s.cfg.Uptime == nil {
+		return
+	}
+	s.opened, s.uptime = s.cfg.Now().UTC().Round(0), s.cfg.Uptime()
+	if s.durable.time.After(s.opened) { // the clock is not set yet, as that of a machine which has none of its own
+		s.opened = s.durable.time
+	}
+}
 
 // Close ends the committer, after the batch under way, and closes the file. Entries still waiting get ErrUnavailable.
 func (s *Store) Close() error { return s.close() }

@@ -181,12 +181,18 @@ func (s *Store) write(batch []*call, results []result) (head, error) {
 	return w.head, nil
 }
 
-// now reads the clock for a commit. The time of the log never goes back.
+// now reads the clock for a commit. The time of the log never goes back, and does not follow a clock that jumped.
 func (s *Store) now() (time.Time, error) {
 	now, last := s.cfg.Now().UTC().Truncate(time.Microsecond), s.durable.time
 	if behind := last.Sub(now); behind > s.cfg.MaxBackward {
-		return now, fmt.Errorf("%w: the clock says %s, but the newest record was written at %s: set the clock, or wait for it",
-			store.ErrUnavailable, now.Format(time.RFC3339), last.Format(time.RFC3339))
+		return now, fmt.Errorf("%w: the clock says %s, but the newest record was written at %s: set the clock if it is wrong; "+
+			"if it was wrong then, the log goes on when that time has come", store.ErrUnavailable, now.Format(time.RFC3339), last.Format(time.RFC3339))
+	}
+	if s.cfg.Uptime != nil {
+		if ahead := now.Sub(s.opened) - (s.cfg.Uptime() - s.uptime); ahead > maxForward {
+			return now, fmt.Errorf("%w: the clock says %s, %v more than the time that passed since the log was opened: set the clock if it is wrong; "+
+				"if it was set right, start the daemon again", store.ErrUnavailable, now.Format(time.RFC3339), ahead.Round(time.Second))
+		}
 	}
 	if now.Before(last) {
 		now = last
