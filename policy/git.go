@@ -58,22 +58,27 @@ func (w *workTree) committed() (*Bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the commit: %w", err)
 	}
-	commit, err := w.repo.CommitObject(head.Hash())
+	return w.at(head.Hash())
+}
+
+// at reads the files of a commit.
+func (w *workTree) at(hash plumbing.Hash) (*Bundle, error) {
+	commit, err := w.repo.CommitObject(hash)
 	if err != nil {
-		return nil, fmt.Errorf("read commit %s: %w", head.Hash(), err)
+		return nil, fmt.Errorf("read commit %s: %w", hash, err)
 	}
 	tree, err := commit.Tree()
 	if err != nil {
-		return nil, fmt.Errorf("read commit %s: %w", head.Hash(), err)
+		return nil, fmt.Errorf("read commit %s: %w", hash, err)
 	}
 	if w.sub != "." {
 		if tree, err = tree.Tree(w.sub); errors.Is(err, object.ErrDirectoryNotFound) {
-			return nil, fmt.Errorf("commit %.12s has no folder %s: %w", head.Hash().String(), w.sub, errUncommitted)
+			return nil, fmt.Errorf("commit %.12s has no folder %s: %w", hash.String(), w.sub, errUncommitted)
 		} else if err != nil {
-			return nil, fmt.Errorf("read %s of commit %s: %w", w.sub, head.Hash(), err)
+			return nil, fmt.Errorf("read %s of commit %s: %w", w.sub, hash, err)
 		}
 	}
-	b := &Bundle{Source: w.dir, Revision: head.Hash().String(), Files: map[string][]byte{}}
+	b := &Bundle{Source: w.dir, Revision: hash.String(), Files: map[string][]byte{}}
 	total := 0
 	if err := w.walk(b, tree, "", &total); err != nil {
 		return nil, fmt.Errorf("commit %.12s: %w", b.Revision, err)

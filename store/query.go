@@ -66,18 +66,18 @@ func bounds(ctx context.Context, s Reader, q Query) (from, to uint64, err error)
 		to = min(to, *q.Before)
 	}
 	if !q.Until.IsZero() {
-		if to, err = firstAt(ctx, s, q.Until, to); err != nil {
+		if to, err = FirstAt(ctx, s, q.Until, to); err != nil {
 			return 0, 0, err
 		}
 	}
 	if !q.Since.IsZero() {
-		from, err = firstAt(ctx, s, q.Since, to)
+		from, err = FirstAt(ctx, s, q.Since, to)
 	}
 	return from, to, err
 }
 
-// firstAt returns the index of the first record, of the first n, that is not before t; n if there is none. Times never decrease.
-func firstAt(ctx context.Context, s Reader, t time.Time, n uint64) (uint64, error) {
+// FirstAt returns the index of the first record, of the first n, that is not before t; n if there is none. Times never decrease.
+func FirstAt(ctx context.Context, s Reader, t time.Time, n uint64) (uint64, error) {
 	low, high := uint64(0), n
 	for low < high {
 		middle := low + (high-low)/2

@@ -18,6 +18,7 @@ var layers = [][]string{
 		"policy", "store/*", "internal/idtoken", "internal/server", "internal/client", "internal/web", "internal/login",
 		"internal/agentkey", "internal/audit/verify", "internal/sink",
 	},
+	{"internal/replay"},
 	{"internal/daemon", "internal/cli"},
 	{"cmd/*"},
 }

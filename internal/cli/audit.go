@@ -44,24 +44,21 @@ func (a *app) auditListCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().Uint32Var(&limit, "limit", 50, "at most this many records; 0 for all")
-	cmd.Flags().StringVar(&since, "since", "", "only records from this time on: RFC 3339, or a duration ago such as 24h")
+	cmd.Flags().StringVar(&since, "since", "", "only records from this time on: RFC 3339, a date, or how long ago such as 30d or 24h")
 	cmd.Flags().StringVar(&until, "until", "", "only records before this time")
 	cmd.Flags().StringVar(&issuer, "issuer", "", "only decisions about a subject of this issuer (its URL)")
 	cmd.Flags().StringVar(&subject, "subject", "", "only decisions about this subject")
 	return cmd
 }
 
-// parseWhen reads a time, or how long ago it was.
+// parseWhen reads a time, or how long ago it was; nil for none.
 func parseWhen(s string, now time.Time) (*timestamppb.Timestamp, error) {
 	if s == "" {
 		return nil, nil
 	}
-	if ago, err := time.ParseDuration(s); err == nil && ago >= 0 {
-		return timestamppb.New(now.Add(-ago)), nil
-	}
-	t, err := time.Parse(time.RFC3339, s)
+	t, err := parseMoment(s, now)
 	if err != nil {
-		return nil, fmt.Errorf("%q: want a time such as 2026-11-01T00:00:00Z, or a duration such as 24h", s)
+		return nil, err
 	}
 	return timestamppb.New(t), nil
 }

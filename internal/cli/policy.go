@@ -11,7 +11,7 @@ import (
 
 func (a *app) policyCommand() *cobra.Command {
 	return group("policy", "Work on a policy",
-		a.policyCheckCommand(), a.policyTestCommand(), a.policyFormatCommand(), a.policyExplainCommand(), a.policyWhoCanCommand())
+		a.policyCheckCommand(), a.policyTestCommand(), a.policyFormatCommand(), a.policyExplainCommand(), a.policyWhoCanCommand(), a.policyReplayCommand(), a.policyDiffCommand())
 }
 
 func (a *app) policyCheckCommand() *cobra.Command {

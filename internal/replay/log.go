@@ -1,0 +1,118 @@
+package replay
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/policy"
+	"github.com/hallpass-ssh/hallpass/store"
+)
+
+// Log is where recorded decisions come from. Its methods are safe for concurrent use.
+type Log interface {
+	// Range returns the indexes of the records that were committed from since on and before until, the first and the one behind
+	// the last; a zero time is no bound.
+	Range(ctx context.Context, since, until time.Time) (from, to uint64, err error)
+	// Read calls each with the records from one index up to another, in their order, some at a time.
+	Read(ctx context.Context, from, to uint64, each func([]Entry) error) error
+	// Loaded returns all policies that were ever in force, oldest first.
+	Loaded(ctx context.Context) ([]Loaded, error)
+	// Bundle returns the files of one of them.
+	Bundle(ctx context.Context, ref ca.PolicyRef) (*policy.Bundle, error)
+	// Blob returns what a record cites by its SHA-256; nil if it was erased.
+	Blob(ctx context.Context, digest [32]byte) ([]byte, error)
+}
+
+// Entry is a record as stored. Its Snapshot is nil if it has to be asked for.
+type Entry struct {
+	Index            uint64
+	Record, Snapshot []byte
+}
+
+// Loaded is a policy that was in force from a record on.
+type Loaded struct {
+	Index  uint64
+	Digest [32]byte
+	Engine string
+}
+
+// copyBatch is how many records of a copy are read at a time.
+const copyBatch = 500
+
+// Copy is a log that is read where it lies.
+type Copy struct{ Reader store.Reader }
+
+var _ Log = Copy{}
+
+// Range implements Log.
+func (c Copy) Range(ctx context.Context, since, until time.Time) (from, to uint64, err error) {
+	if to, err = c.Reader.Size(ctx); err != nil {
+		return 0, 0, err
+	}
+	if !until.IsZero() {
+		if to, err = store.FirstAt(ctx, c.Reader, until, to); err != nil {
+			return 0, 0, err
+		}
+	}
+	if !since.IsZero() {
+		from, err = store.FirstAt(ctx, c.Reader, since, to)
+	}
+	return from, to, err
+}
+
+// Read implements Log.
+func (c Copy) Read(ctx context.Context, from, to uint64, each func([]Entry) error) error {
+	for from < to {
+		records, err := c.Reader.Records(ctx, from, int(min(to-from, copyBatch)))
+		if err != nil {
+			return err
+		}
+		if len(records) == 0 {
+			return fmt.Errorf("the log has no record %d, though it has one behind it", from)
+		}
+		batch := make([]Entry, len(records))
+		for i, record := range records {
+			batch[i] = Entry{Index: from + uint64(i), Record: record}
+		}
+		if err := each(batch); err != nil {
+			return err
+		}
+		from += uint64(len(records))
+	}
+	return nil
+}
+
+// Loaded implements Log.
+func (c Copy) Loaded(ctx context.Context) ([]Loaded, error) {
+	var out []Loaded
+	for before := (*uint64)(nil); ; {
+		found, err := store.Revisions(ctx, c.Reader, before, copyBatch)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range found {
+			out = append(out, loadedOf(r.Index, r.Loaded))
+		}
+		if len(found) < copyBatch {
+			return oldestFirst(out), nil
+		}
+		before = &found[len(found)-1].Index
+	}
+}
+
+// Bundle implements Log.
+func (c Copy) Bundle(ctx context.Context, ref ca.PolicyRef) (*policy.Bundle, error) {
+	return policy.ReadManifest(ref, func(digest [32]byte) ([]byte, error) { return c.Reader.Blob(ctx, digest) })
+}
+
+// Blob implements Log.
+func (c Copy) Blob(ctx context.Context, digest [32]byte) ([]byte, error) {
+	blob, err := c.Reader.Blob(ctx, digest)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return blob, err
+}
