@@ -37,6 +37,9 @@ type CA struct {
 	ParsePossession func(signed []byte) (Possession, error)
 	// Rules returns the policy in force. Required; while it returns nil nothing is issued.
 	Rules func() Rules
+	// Lists returns what is at hand of the lists that these rules want fetched, sorted by name. It MUST NOT wait for anything.
+	// Nil means that there are none.
+	Lists func(Rules) []FetchedList
 	// Log makes attempts durable. Required.
 	Log Log
 	// Authorities sign, by name. At least one; every key has one purpose, see CheckDistinct.
@@ -92,6 +95,9 @@ func New(c CA) (*CA, error) {
 	}
 	if c.Stranger == nil {
 		c.Stranger = func(_ netip.Addr, reason error) error { return reason }
+	}
+	if c.Lists == nil {
+		c.Lists = func(Rules) []FetchedList { return nil }
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -23,6 +23,18 @@ type Question struct {
 	Token    Token
 	Request  Request
 	Now      time.Time
+	// Lists are those that were fetched for the policy, sorted by name.
+	Lists []FetchedList
+}
+
+// FetchedList is a list of a policy whose members somebody else keeps, as it was fetched.
+type FetchedList struct {
+	// Name is that of the list in the policy.
+	Name string
+	// Fetched is when the members were last fetched. How old they may be is for the policy to say.
+	Fetched time.Time
+	// Members are sorted, each once. They MUST NOT be changed: decisions share them.
+	Members []string
 }
 
 // PolicyRef names a policy.

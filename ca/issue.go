@@ -146,7 +146,7 @@ func named(c Caller) bool {
 
 // decide asks the policy in force and limits what it grants. It sets what the attempt records of both.
 func (c *CA) decide(ctx context.Context, a *Attempt, caller Caller) (*certificate, error) {
-	a.Policy, a.Decision, a.Authority = PolicyRef{}, Decision{}, ""
+	a.Policy, a.Decision, a.Lists, a.Authority = PolicyRef{}, Decision{}, nil, ""
 	rules := c.Rules()
 	if rules == nil {
 		return nil, Errorf(Unavailable, "no policy is in force yet: try again later")
@@ -160,7 +160,8 @@ func (c *CA) decide(ctx context.Context, a *Attempt, caller Caller) (*certificat
 		// A policy may not change who calls.
 		identity.Issuer, identity.Subject, identity.Kind = caller.Identity.Issuer, caller.Identity.Subject, caller.Identity.Kind
 		a.Caller.Identity = identity
-		a.Decision = rules.Decide(ctx, Question{Identity: identity, Token: a.Caller.Token, Request: a.Request, Now: a.Now})
+		a.Lists = c.Lists(rules)
+		a.Decision = rules.Decide(ctx, Question{Identity: identity, Token: a.Caller.Token, Request: a.Request, Now: a.Now, Lists: a.Lists})
 		return nil
 	}); err != nil {
 		return nil, err
@@ -219,7 +220,7 @@ func (c *CA) record(ctx context.Context, a *Attempt, cert *certificate, refusal 
 func (c *CA) refuse(ctx context.Context, a *Attempt, reason error) error {
 	a.Refusal, a.Authority, a.Proven, a.Caller.Token.Bound = asError(reason), "", false, false
 	if a.Refusal.Kind != Internal {
-		a.Policy, a.Decision = PolicyRef{}, Decision{}
+		a.Policy, a.Decision, a.Lists = PolicyRef{}, Decision{}, nil
 	}
 	if _, err := c.write(ctx, a); err != nil {
 		return unavailable(errors.Join(err, reason))

@@ -3,6 +3,7 @@ package ca_test
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"testing"
 	"time"
 
@@ -39,6 +40,39 @@ func TestIssueGrantsWhatTheRuleGrants(t *testing.T) {
 	checker := ssh.CertChecker{Clock: func() time.Time { return s.now }}
 	if err := checker.CheckCert("deploy", cert); err != nil {
 		t.Error(err)
+	}
+}
+
+// The lists that a policy sees are those for it, and are in the record; what is refused before a policy is asked saw none.
+func TestFetchedListsAreRecorded(t *testing.T) {
+	lists := []ca.FetchedList{{Name: "oncall", Fetched: time.Date(2026, 11, 23, 11, 59, 0, 0, time.UTC), Members: []string{"alice@example.com"}}}
+	var asked []ca.FetchedList
+	s := newStand(t, func(c *ca.CA) {
+		c.Lists = func(of ca.Rules) []ca.FetchedList {
+			if of.Ref() != c.Rules().Ref() {
+				t.Error("asked for lists of another policy")
+			}
+			return lists
+		}
+	})
+	s.setRules(&rules{decide: func(q ca.Question) ca.Decision {
+		asked = q.Lists
+		return ca.Decision{Outcome: ca.Deny, Message: "no"}
+	}})
+	if _, err := s.Issue(t.Context(), s.ask()); err == nil {
+		t.Fatal("not refused")
+	}
+	recorded := s.log.last().attempt.Lists
+	if !reflect.DeepEqual(asked, lists) || !reflect.DeepEqual(recorded, lists) {
+		t.Errorf("asked with %v, recorded %v", asked, recorded)
+	}
+	call := s.ask()
+	call.SSHSIG = nil
+	if _, err := s.Issue(t.Context(), call); err == nil {
+		t.Fatal("not refused")
+	}
+	if got := s.log.last().attempt.Lists; got != nil {
+		t.Errorf("a refusal without a policy has lists: %v", got)
 	}
 }
 

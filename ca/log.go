@@ -13,6 +13,8 @@ type Attempt struct {
 	Now      time.Time // the one reading of the clock
 	Policy   PolicyRef // zero if refused before a policy was asked
 	Decision Decision  // zero if refused before a policy was asked
+	// Lists are the fetched lists that the policy saw; nil if refused before a policy was asked.
+	Lists []FetchedList
 	// Proven says that possession of the key and its binding to the token were shown.
 	// Nothing may be derived from the request of an attempt that is not proven.
 	Proven bool

@@ -34,9 +34,10 @@ const (
 type use int
 
 const (
-	inAllow use = iota
-	inDeny      // no claim that may be missing
-	inRole      // identity, claims, token and now
+	inAllow  use = iota
+	inDeny       // no claim that may be missing
+	inRole       // identity, claims, token and now
+	inShared     // what vars ask for, their users are held to
 )
 
 // variable is a name that expressions may use.
@@ -68,15 +69,21 @@ var variables = []variable{
 
 // language is CEL with the variables of one policy.
 type language struct {
-	rules, roles *cel.Env
-	variables    []variable
-	claims       []claim
+	base, rules, roles *cel.Env
+	variables          []variable
+	claims             []claim
 	// words are the values that some variables can have; a comparison with any other is a mistake.
 	words map[string][]string
+	lists []list
+	// shared are the vars that have compiled, by their full names; broken are those that have not.
+	shared map[string]*shared
+	broken []string
 }
 
-func newLanguage(claims []claim, environments []string) (*language, error) {
+func newLanguage(claims []claim, environments []string, lists []list, calendars []*calendar) (*language, error) {
 	l := &language{
+		lists:     lists,
+		shared:    map[string]*shared{},
 		variables: slices.Clone(variables),
 		claims:    claims,
 		words: map[string][]string{
@@ -88,14 +95,14 @@ func newLanguage(claims []claim, environments []string) (*language, error) {
 	for _, c := range claims {
 		l.variables = append(l.variables, variable{"claims." + c.name, c.celType(), true})
 	}
-	var rules, roles []cel.EnvOption
-	for _, v := range l.variables {
-		rules = append(rules, cel.Variable(v.name, v.typ))
-		if v.role {
-			roles = append(roles, cel.Variable(v.name, v.typ))
-		}
+	for _, f := range lists { // a record of a role would have to cite what was fetched
+		l.variables = append(l.variables, variable{"lists." + f.name, cel.ListType(cel.StringType), f.fetch == nil})
 	}
-	base, err := cel.NewEnv(
+	for _, c := range calendars {
+		l.variables = append(l.variables, variable{c.name, cel.BoolType, true})
+	}
+	var err error
+	l.base, err = cel.NewEnv(
 		cel.OptionalTypes(cel.OptionalTypesVersion(2)),
 		cel.DefaultUTCTimeZone(true),
 		cel.EnableMacroCallTracking(), // so that explanations show macros as they were written
@@ -114,21 +121,41 @@ func newLanguage(claims []claim, environments []string) (*language, error) {
 	if err != nil {
 		return nil, fmt.Errorf("set up CEL: %w", err)
 	}
-	if l.rules, err = base.Extend(rules...); err != nil {
-		return nil, fmt.Errorf("set up CEL for rules: %w", err)
+	return l, l.declare()
+}
+
+// declare makes the environments of CEL for the variables that there are. It extends the first one each time: one that extends
+// one that extends another, and so on, takes ever longer to make.
+func (l *language) declare() error {
+	var rules, roles []cel.EnvOption
+	for _, v := range l.variables {
+		rules = append(rules, cel.Variable(v.name, v.typ))
+		if v.role {
+			roles = append(roles, cel.Variable(v.name, v.typ))
+		}
 	}
-	if l.roles, err = base.Extend(roles...); err != nil {
-		return nil, fmt.Errorf("set up CEL for roles: %w", err)
+	var err error
+	if l.rules, err = l.base.Extend(rules...); err != nil {
+		return fmt.Errorf("set up CEL for rules: %w", err)
 	}
-	return l, nil
+	if l.roles, err = l.base.Extend(roles...); err != nil {
+		return fmt.Errorf("set up CEL for roles: %w", err)
+	}
+	return nil
 }
 
 // expression is a compiled expression.
 type expression struct {
 	program cel.Program
 	facts   facts
-	// asksEmail says that it names identity.email.
+	// asksEmail says that it asks for identity.email.
 	asksEmail bool
+	// asks are the variables that it asks for, also through vars.
+	asks []string
+	typ  *cel.Type
+	cost uint64
+	// checked is kept of vars only, for what has to look through them.
+	checked *cel.Ast
 }
 
 // mistake is an error inside an expression, at an offset in runes.
@@ -137,7 +164,8 @@ type mistake struct {
 	message string
 }
 
-// compile checks text and plans it. Its value has the type want.
+// compile checks text and plans it. Its value has the type want; nil stands for any that vars may have. It returns neither an
+// expression nor a mistake if the only mistakes are those of vars that it asks for.
 func (l *language) compile(text string, want *cel.Type, where use) (*expression, []mistake) {
 	env := l.rules
 	if where == inRole {
@@ -155,28 +183,56 @@ func (l *language) compile(text string, want *cel.Type, where use) (*expression,
 			mistakes = append(mistakes, fromIssues(text, []*common.Error{e})...)
 		}
 	}
-	if len(mistakes) > 0 {
+	if len(mistakes) > 0 || issues.Err() != nil {
 		return nil, mistakes
 	}
-	if !checked.OutputType().IsExactType(want) {
+	switch {
+	case want == nil && !mayShare(checked.OutputType()):
+		return nil, []mistake{{0, fmt.Sprintf("the expression gives %s, and vars are bool, string, int, duration, timestamp, or lists of one of these",
+			typeName(checked.OutputType()))}}
+	case want != nil && !checked.OutputType().IsExactType(want):
 		return nil, []mistake{{0, fmt.Sprintf("the expression gives %s, and must give %s", typeName(checked.OutputType()), typeName(want))}}
 	}
 	if mistakes = l.checkLiterals(text, checked.NativeRep()); len(mistakes) > 0 {
 		return nil, mistakes
 	}
-	cost, err := env.EstimateCost(checked, sizes{})
-	if err != nil {
-		return nil, []mistake{{0, "cannot estimate the cost of the expression: " + err.Error()}}
+	x := &expression{typ: checked.OutputType(), asks: l.asksOf(checked.NativeRep().Expr())}
+	if m := l.estimate(env, checked, x); m != nil {
+		return nil, []mistake{*m}
 	}
-	if cost.Max > maxCost {
-		return nil, []mistake{{0, fmt.Sprintf("the expression may cost %d, more than the %d that are allowed: loop over less", cost.Max, maxCost)}}
-	}
-	program, err := env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(100))
+	var err error
+	x.program, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(100))
 	if err != nil {
 		return nil, []mistake{{0, "cannot plan the expression: " + err.Error()}}
 	}
 	expr := checked.NativeRep().Expr()
-	return &expression{program, factsOf(expr), mentions(expr, "identity.email")}, nil
+	x.facts, x.asksEmail = factsOf(expr, l.shared), slices.Contains(x.asks, "identity.email")
+	if where == inShared {
+		x.checked = checked
+	}
+	return x, nil
+}
+
+// estimate holds what an expression may cost against the bound: by itself, and with each of the vars that it asks for, which are
+// evaluated once.
+func (l *language) estimate(env *cel.Env, checked *cel.Ast, x *expression) *mistake {
+	own, err := env.EstimateCost(checked, sizes{})
+	if err != nil {
+		return &mistake{0, "cannot estimate the cost of the expression: " + err.Error()}
+	}
+	if x.cost = own.Max; x.cost > maxCost {
+		return &mistake{0, fmt.Sprintf("the expression may cost %d, more than the %d that are allowed: loop over less", x.cost, maxCost)}
+	}
+	total := x.cost
+	for _, name := range x.asks {
+		if s := l.shared[name]; s != nil {
+			total += s.cost
+		}
+	}
+	if total > maxCost {
+		return &mistake{0, fmt.Sprintf("the expression may cost %d with the vars that it asks for, more than the %d that are allowed: loop over less", total, maxCost)}
+	}
+	return nil
 }
 
 func fromIssues(text string, errs []*common.Error) []mistake {

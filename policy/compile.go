@@ -30,7 +30,10 @@ type Policy struct {
 	denyIndex    index
 	allowIndex   index
 	roles        map[string]*expression
-	lang         *language // for explanations, which compile a condition again in parts
+	lists        []list      // by name
+	calendars    []*calendar // by name
+	shared       []*shared   // by name
+	lang         *language   // for explanations, which compile a condition again in parts
 }
 
 // rule is a deny rule or an allow rule.
@@ -78,7 +81,7 @@ func (p *Policy) Blobs() [][]byte { return slices.Clone(p.blobs) }
 
 // Compile turns a bundle into a policy. Its error is an Errors that holds every mistake.
 func Compile(b *Bundle) (*Policy, error) {
-	c := &compiler{bundle: b, draft: draft{roles: map[string]item{}, claims: map[string]*claimDraft{}}}
+	c := &compiler{bundle: b, draft: newDraft()}
 	c.read()
 	p := c.build()
 	if len(c.errs) > 0 {
@@ -124,6 +127,7 @@ func (c *compiler) read() {
 	for _, pattern := range c.draft.include {
 		c.include(pattern)
 	}
+	c.rosters()
 }
 
 // include reads the files that a pattern names. A pattern that names none is a mistake: it may have meant deny rules.
@@ -176,9 +180,19 @@ func (c *compiler) build() *Policy {
 	slices.SortFunc(p.environments, func(a, b Environment) int { return strings.Compare(a.Name, b.Name) })
 	c.checkOverlaps()
 	var err error
-	if c.lang, err = newLanguage(p.claims, names); err != nil {
+	for _, l := range d.sortedLists() {
+		p.lists = append(p.lists, l.list)
+	}
+	for _, name := range slices.Sorted(maps.Keys(d.calendars)) {
+		p.calendars = append(p.calendars, &d.calendars[name].calendar)
+	}
+	if c.lang, err = newLanguage(p.claims, names, p.lists, p.calendars); err != nil {
 		c.add(&Error{File: mainFile, Message: err.Error()})
 		return nil
+	}
+	c.compileShared()
+	for _, name := range slices.Sorted(maps.Keys(c.lang.shared)) {
+		p.shared = append(p.shared, c.lang.shared[name])
 	}
 	for _, r := range d.deny {
 		p.deny[r.name] = c.rule(r, inDeny)

@@ -20,8 +20,9 @@ import (
 // conjunct is a part of the outermost conjunction of a condition, planned as an expression of its own. In CEL a conjunction is
 // false if one of its parts is, else it fails if one of them does, so the parts say exactly why the whole is what it is.
 type conjunct struct {
-	text string
-	expr ast.Expr
+	text  string
+	expr  ast.Expr
+	facts facts
 	// program decides what it comes to, watched which values it reads. They are two, because cel-go v0.31.0 holds no cost limit
 	// while it tracks state.
 	program, watched cel.Program
@@ -50,7 +51,7 @@ func (l *language) conjuncts(text string) ([]conjunct, error) {
 		if err != nil {
 			return nil, fmt.Errorf("plan a part of the condition: %w", err)
 		}
-		out = append(out, conjunct{clip(strings.ReplaceAll(shown, "\n", " ")), e, program, watched})
+		out = append(out, conjunct{clip(strings.ReplaceAll(shown, "\n", " ")), e, factsOf(e, l.shared), program, watched})
 	}
 	return out, nil
 }
@@ -89,30 +90,55 @@ func (e *evaluation) watch(c conjunct) (Verdict, []Value, error) {
 		return verdict, nil, err
 	}
 	_, details, _ := e.run(c.watched)
-	return verdict, e.values(c.expr, details.State()), err
+	return verdict, e.values(c.expr, details.State(), 0), err
 }
 
-// group returns the group that the conjunct asks for, if that is all it does.
-func (c conjunct) group() string { return factsOf(c.expr).group }
-
-// maxValues is how many values of a condition are shown.
-const maxValues = 6
-
-// values are the variables that the evaluation read, and what functions made of them where that says more: an hour, a size.
-func (e *evaluation) values(expr ast.Expr, state interpreter.EvalState) []Value {
-	var out []Value
-	add := func(name string, value ref.Val) {
-		if len(out) < maxValues && !slices.ContainsFunc(out, func(v Value) bool { return v.Name == name }) {
-			out = append(out, Value{name, clip(show(value))})
+// behind returns the values that made a variable what it is, if it is one of vars or a calendar.
+func (e *evaluation) behind(name string, depth int) []Value {
+	for _, c := range e.policy.calendars {
+		if now, ok := e.vars["now"].(time.Time); ok && c.name == name && c.zone != time.UTC {
+			return []Value{{"now in " + c.zone.String(), now.In(c.zone).Format("Mon 2006-01-02 15:04:05")}}
 		}
 	}
+	s := e.policy.lang.shared[name]
+	if s == nil || depth == maxBehind {
+		return nil
+	}
+	watched, err := e.policy.lang.rules.Program(s.checked, cel.EvalOptions(cel.OptTrackState), cel.InterruptCheckFrequency(100))
+	if err != nil {
+		return nil
+	}
+	_, details, _ := e.run(watched)
+	return e.values(s.checked.NativeRep().Expr(), details.State(), depth+1)
+}
+
+// maxValues is how many values of a condition are shown, maxBehind how far vars that ask for vars are followed.
+const (
+	maxValues = 6
+	maxBehind = 3
+)
+
+// values are the variables that the evaluation read, and what functions made of them where that says more: an hour, a size.
+func (e *evaluation) values(expr ast.Expr, state interpreter.EvalState, depth int) []Value {
+	var out []Value
+	addShown := func(shown Value) {
+		if len(out) < maxValues && !slices.ContainsFunc(out, func(v Value) bool { return v.Name == shown.Name }) {
+			out = append(out, shown)
+		}
+	}
+	add := func(name string, value ref.Val) { addShown(Value{name, clip(show(value))}) }
 	var visit func(ast.Expr)
 	visit = func(x ast.Expr) {
 		value, read := state.Value(x.ID())
 		switch x.Kind() {
 		case ast.IdentKind:
-			if _, ok := e.vars[x.AsIdent()]; ok && read && !types.IsUnknownOrError(value) {
-				add(x.AsIdent(), value)
+			name := x.AsIdent()
+			shown := slices.ContainsFunc(out, func(v Value) bool { return v.Name == name })
+			if _, ok := e.vars[name]; ok && read && !shown && !types.IsUnknownOrError(value) {
+				add(name, value)
+				for _, v := range e.behind(name, depth) {
+					addShown(v)
+				}
 			}
 		case ast.CallKind:
 			if name, ok := computed(x); ok && read && telling(value) {

@@ -186,7 +186,7 @@ func (p *Policy) reread() (*compiler, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &compiler{bundle: b, draft: draft{roles: map[string]item{}, claims: map[string]*claimDraft{}}}
+	c := &compiler{bundle: b, draft: newDraft()}
 	c.read()
 	if len(c.errs) > 0 {
 		return nil, c.errs.sorted()
@@ -204,7 +204,7 @@ func (c *compiler) conditions(d *ruleDraft, r *rule, where use) []*condition {
 		switch {
 		case words == "true" || words == "false":
 			only = words
-		case len(c.draft.environments) == 1 && x.facts.environment != "" && !strings.Contains(words, "&&"):
+		case len(c.draft.environments) == 1 && x.facts.environment != "" && !strings.Contains(words, "&&") && !strings.Contains(words, sharedPrefix):
 			only = "true" // a host elsewhere is refused before any rule
 		}
 		return &condition{d.at.src.name, at[s.start], words, only, x, map[bool]bool{}}

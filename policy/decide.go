@@ -99,7 +99,7 @@ func (a *asking) begin(ctx context.Context) string {
 	if err != nil {
 		return err.Error()
 	}
-	a.evaluation = &evaluation{ctx, vars}
+	a.evaluation = p.evaluation(ctx, a.q, vars)
 	return ""
 }
 

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -18,6 +19,25 @@ type draft struct {
 	sharedTrust  bool
 	deny, allow  []*ruleDraft
 	roles        map[string]item
+	lists        map[string]*listDraft
+	calendars    map[string]*calendarDraft
+	vars         map[string]*sharedDraft
+}
+
+func newDraft() draft {
+	return draft{
+		roles: map[string]item{}, claims: map[string]*claimDraft{},
+		lists: map[string]*listDraft{}, calendars: map[string]*calendarDraft{}, vars: map[string]*sharedDraft{},
+	}
+}
+
+// sortedLists are the lists by name.
+func (d *draft) sortedLists() []*listDraft {
+	var out []*listDraft
+	for _, name := range slices.Sorted(maps.Keys(d.lists)) {
+		out = append(out, d.lists[name])
+	}
+	return out
 }
 
 type claimDraft struct {
@@ -113,8 +133,9 @@ func (c *compiler) shared() []field {
 		{key: "environments", read: c.environments},
 		{key: "deny", read: func(it item) { c.list(it, "deny", c.denyRule) }},
 		{key: "allow", read: func(it item) { c.list(it, "allow", c.allowRule) }},
-		{key: "lists", later: "lists"},
-		{key: "vars", later: "vars"},
+		{key: "lists", read: c.lists},
+		{key: "calendars", read: c.calendars},
+		{key: "vars", read: c.vars},
 		{key: "triggers", later: "triggers"},
 	}
 }

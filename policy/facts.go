@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -19,10 +20,16 @@ type facts struct {
 	securityKey bool
 }
 
-func factsOf(e ast.Expr) facts {
+// factsOf looks through vars, each of which is among shared with facts of its own.
+func factsOf(e ast.Expr, shared map[string]*shared) facts {
 	var f facts
 	var visit func(ast.Expr)
 	visit = func(e ast.Expr) {
+		if behind := shared[identOf(e)]; behind != nil {
+			f.environment = cmp.Or(f.environment, behind.facts.environment)
+			f.group = cmp.Or(f.group, behind.facts.group)
+			f.securityKey = f.securityKey || behind.facts.securityKey
+		}
 		if e.Kind() != ast.CallKind {
 			return
 		}

@@ -23,10 +23,13 @@ type nameCheck struct {
 }
 
 func (l *language) checkNames(text string, a *ast.AST, where use) *nameCheck {
-	n := &nameCheck{l: l, text: text, ast: a, where: where, roots: []string{"identity", "request", "token", "claims"}}
+	n := &nameCheck{l: l, text: text, ast: a, where: where, roots: variableRoots}
 	n.walk(a.Expr(), nil)
 	return n
 }
+
+// variableRoots are the first words of dotted variables.
+var variableRoots = []string{"identity", "request", "token", "claims", "lists", "calendars", "vars"}
 
 // explains says whether message of the checker repeats what n found.
 func (n *nameCheck) explains(message string) bool {
@@ -114,19 +117,28 @@ func (n *nameCheck) variable(at ast.Expr, chain, bound []string) {
 	}
 	i := slices.IndexFunc(n.l.variables, func(v variable) bool { return v.name == name })
 	switch {
+	case slices.Contains(n.l.broken, name): // a mistake of its own
+		n.told = append(n.told, root)
+	case i >= 0 && n.where == inRole && n.l.fetched(name):
+		n.mistake(at, root, "roles do not see %s, which is fetched: lists in the policy or in a file of it, they do", name)
 	case i >= 0 && n.where == inRole && !n.l.variables[i].role:
-		n.mistake(at, root, "roles do not see %s: they see identity, claims, token and now", name)
+		n.mistake(at, root, "roles do not see %s%s: they see identity, claims, token and now", name, n.l.because(name, n.l.hidden))
+	case i >= 0 && n.where == inDeny && n.l.shared[name] != nil && n.l.because(name, n.l.required) != "":
+		n.mistake(at, root, "a deny rule may not use %s%s: a token without it would be refused everything: "+
+			"give the claim a default, or make it optional", name, n.l.because(name, n.l.required))
 	case i >= 0 && n.where == inDeny && n.l.required(name):
 		n.mistake(at, root, "a deny rule may not use %s, because a token without it would be refused everything: "+
 			"give the claim a default, or make it optional", name)
 	case i >= 0:
 	case root == "claims" && len(chain) > 1:
 		n.mistake(at, root, "no such claim %s%s; claims are declared under claims in policy.yaml", chain[1], didYouMean(chain[1], n.known("claims.")))
+	case slices.Contains([]string{"lists", "calendars", "vars"}, root) && len(chain) > 1:
+		n.mistake(at, root, "no such variable %s: %s has no %s%s", name, root, chain[1], didYouMean(name, n.known("")))
 	case slices.Contains(n.roots, root) && len(chain) > 1:
 		n.mistake(at, root, "no such variable %s%s", name, didYouMean(name, n.known("")))
 	case slices.Contains(n.roots, root):
 		n.mistake(at, root, "%s is no value by itself: name one of its parts, such as %s", root, n.example(root))
-	case slices.Contains([]string{"approver", "triggers", "lists", "vars"}, root):
+	case slices.Contains([]string{"approver", "triggers"}, root):
 		n.mistake(at, root, "%s is not supported yet", root)
 	case slices.Contains(celTypeNames, root):
 	default:
@@ -146,6 +158,33 @@ func (l *language) required(name string) bool {
 	return slices.ContainsFunc(l.claims, func(c claim) bool {
 		return "claims."+c.name == name && !c.optional && c.standard == nil
 	})
+}
+
+// fetched says whether name is a list that is fetched, or one of vars that asks for one.
+func (l *language) fetched(name string) bool {
+	isFetched := func(name string) bool {
+		return slices.ContainsFunc(l.lists, func(f list) bool { return f.fetch != nil && "lists."+f.name == name })
+	}
+	return isFetched(name) || l.shared[name] != nil && slices.ContainsFunc(l.shared[name].asks, isFetched)
+}
+
+// hidden says whether roles do not see a variable.
+func (l *language) hidden(name string) bool {
+	return slices.ContainsFunc(l.variables, func(v variable) bool { return v.name == name && !v.role })
+}
+
+// because names the variable that one of vars asks for and that is of a kind; nothing if there is none.
+func (l *language) because(name string, kind func(string) bool) string {
+	s := l.shared[name]
+	if s == nil {
+		return ""
+	}
+	for _, asked := range s.asks {
+		if !strings.HasPrefix(asked, sharedPrefix) && kind(asked) {
+			return ", because it asks for " + asked
+		}
+	}
+	return ""
 }
 
 // known returns the variables that begin with prefix, without it.
@@ -226,7 +265,7 @@ func anchored(pattern string) bool {
 // isZone knows the forms that CEL knows: a name of the time zone database, or an offset such as +01:00.
 func isZone(zone string) bool {
 	if _, err := time.LoadLocation(zone); err == nil {
-		return true
+		return zone != "Local" // which differs from machine to machine
 	}
 	offset := strings.TrimLeft(zone, "+-")
 	_, err := time.Parse("15:04", offset)
@@ -239,13 +278,6 @@ func identOf(e ast.Expr) string {
 		return e.AsIdent()
 	}
 	return ""
-}
-
-// mentions says whether an expression asks for a variable.
-func mentions(e ast.Expr, variable string) bool {
-	found := false
-	ast.PreOrderVisit(e, ast.NewExprVisitor(func(e ast.Expr) { found = found || identOf(e) == variable }))
-	return found
 }
 
 func stringOf(e ast.Expr) (string, bool) {

@@ -27,7 +27,7 @@ const freshLogin = "hallpass login --fresh"
 // change about their request, and believes only what the condition then says.
 func (a *asking) cure(c conjunct, shown Condition, deny bool) remedy {
 	for _, change := range a.changes() {
-		if !mentions(c.expr, change.variable) {
+		if !a.policy.lang.mentions(c.expr, change.variable) {
 			continue
 		}
 		q := a.q
@@ -36,18 +36,18 @@ func (a *asking) cure(c conjunct, shown Condition, deny bool) remedy {
 		if err != nil {
 			continue
 		}
-		then := &evaluation{a.evaluation.ctx, vars}
+		then := a.policy.evaluation(a.evaluation.ctx, q, vars)
 		if verdict, err := then.ask(c); err == nil && (verdict == True) != deny {
 			return change.remedy
 		}
 	}
-	group := c.group()
+	group := c.facts.group
 	switch {
 	case deny:
 		return remedy{}
 	case group != "" && shown.Result == False:
 		return remedy{text: "the group " + group}
-	case mentions(c.expr, "identity.email") && a.q.Identity.Email == "":
+	case a.policy.lang.mentions(c.expr, "identity.email") && a.q.Identity.Email == "":
 		return remedy{text: "an email that the issuer vouches for: the sign-in brings none"}
 	case shown.Result == Failed:
 		return remedy{text: shown.Text + " to be evaluated: " + shown.Error}

@@ -85,6 +85,7 @@ type described struct {
 	authAge  *time.Duration // negative for none
 	issueAge time.Duration
 	request  ca.Request
+	lists    describedLists
 	now      time.Time
 }
 
@@ -134,7 +135,7 @@ func (r *suiteReader) file(name string, text []byte) {
 func (r *suiteReader) testCase(it item) {
 	c := &TestCase{File: it.src.name, Line: it.node.Line, Column: it.node.Column}
 	d := r.standard
-	d.identity = cloneIdentity(d.identity)
+	d.identity, d.lists = cloneIdentity(d.identity), maps.Clone(d.lists)
 	var expect item
 	isMapping := r.mapping(it, "a case", append(r.questionFields(&d),
 		field{key: "name", read: func(it item) { c.Name = r.caseName(it) }},
@@ -178,8 +179,8 @@ func (r *suiteReader) caseName(it item) string {
 func standardQuestion() described {
 	return described{
 		identity: ca.Identity{Issuer: standardIssuer, Subject: standardSubject, Kind: ca.Person, Claims: map[string]any{}},
-		issueAge: standardIssueAge,
-		request:  ca.Request{PublicKey: ca.DescribedKey(ssh.KeyAlgoED25519), SourceIP: netip.MustParseAddr(standardSource)},
+		issueAge: standardIssueAge, lists: describedLists{},
+		request: ca.Request{PublicKey: ca.DescribedKey(ssh.KeyAlgoED25519), SourceIP: netip.MustParseAddr(standardSource)},
 	}
 }
 
@@ -190,7 +191,7 @@ func cloneIdentity(id ca.Identity) ca.Identity {
 
 // question puts the parts together.
 func (d described) question() ca.Question {
-	q := ca.Question{Identity: d.identity, Request: d.request, Now: d.now}
+	q := ca.Question{Identity: d.identity, Request: d.request, Now: d.now, Lists: d.lists.fetched(d.now)}
 	person := d.identity.Kind == ca.Person
 	q.Token = ca.Token{Bound: person, IssuedAt: d.now.Add(-d.issueAge)}
 	if d.bound != nil {

@@ -19,6 +19,7 @@ func (r *suiteReader) questionFields(d *described) []field {
 		{key: "identity", read: func(it item) { r.caller(it, &d.identity) }},
 		{key: "token", read: func(it item) { r.token(it, d) }},
 		{key: "request", read: func(it item) { r.request(it, &d.request) }},
+		{key: "lists", read: func(it item) { r.describedLists(it, r.policy, d.lists) }},
 		{key: "now", read: func(it item) { d.now = r.instant(it, "now") }},
 	}
 }
@@ -158,7 +159,7 @@ func (r *suiteReader) instant(it item, what string) time.Time {
 }
 
 // age reads how long ago something was.
-func (r *suiteReader) age(it item, what string) time.Duration {
+func (r *reader) age(it item, what string) time.Duration {
 	s, ok := r.scalar(it, what, "an age such as 10m", "!!str")
 	if !ok {
 		return 0

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
+	"github.com/google/cel-go/common/types/ref"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -20,8 +21,9 @@ const maxDecision = 2 * time.Second
 
 // evaluation is one decision's view of the variables.
 type evaluation struct {
-	ctx  context.Context // of this one decision
-	vars map[string]any
+	ctx    context.Context // of this one decision
+	policy *Policy
+	vars   map[string]any
 }
 
 // What stops an expression that is too much.
@@ -39,6 +41,14 @@ func (e *evaluation) eval(x *expression) (any, error) {
 
 // run is eval for a program that may keep details of what it did.
 func (e *evaluation) run(p cel.Program) (any, *cel.EvalDetails, error) {
+	value, details, err := e.value(p)
+	if err != nil {
+		return nil, details, err
+	}
+	return value.Value(), details, nil
+}
+
+func (e *evaluation) value(p cel.Program) (ref.Val, *cel.EvalDetails, error) {
 	if e.ctx.Err() != nil {
 		return nil, nil, errSlow
 	}
@@ -51,7 +61,7 @@ func (e *evaluation) run(p cel.Program) (any, *cel.EvalDetails, error) {
 	case err != nil:
 		return nil, details, errors.New(plainFailure(err.Error()))
 	}
-	return value.Value(), details, nil
+	return value, details, nil
 }
 
 // holds asks a condition.
@@ -173,7 +183,7 @@ func (p *Policy) Role(ctx context.Context, role string, q ca.Question) (bool, er
 	}
 	ctx, cancel := context.WithTimeout(ctx, maxDecision)
 	defer cancel()
-	yes, err := (&evaluation{ctx, vars}).holds(x)
+	yes, err := p.evaluation(ctx, q, vars).holds(x)
 	if err != nil {
 		return false, fmt.Errorf("role %s: %w", role, err)
 	}

@@ -29,6 +29,10 @@ func (r *Recorder) Record(ctx context.Context, a *ca.Attempt, build func(serial 
 	if err != nil {
 		return 0, unavailable(err)
 	}
+	blobs := [][]byte{snapshot}
+	if lists := audit.Lists(a.Lists); lists != nil {
+		blobs = append(blobs, lists)
+	}
 	var buildErr error
 	index, err := r.store.Append(ctx, Entry{
 		Build: func(slot Slot) ([]byte, error) {
@@ -40,7 +44,7 @@ func (r *Recorder) Record(ctx context.Context, a *ca.Attempt, build func(serial 
 			}
 			return slot.Marshal(audit.Decided(a, audit.Digest(snapshot), toBeSigned))
 		},
-		Blobs: [][]byte{snapshot},
+		Blobs: blobs,
 	})
 	switch conflict, ok := errors.AsType[*ConflictError](err); {
 	case err == nil:

@@ -104,6 +104,15 @@ func TestParseRefuses(t *testing.T) {
 		{"a grant without proof", func(r *pb.Record) {
 			r.GetDecided().Refusal, r.GetDecided().ToBeSigned = nil, []byte{1}
 		}, "without proof"},
+		{"fetched lists that are no digest", func(r *pb.Record) { r.GetDecided().Lists = []byte{1} }, "fetched lists is not a SHA-256"},
+		{"fetched lists without their times", func(r *pb.Record) { r.GetDecided().Lists = make([]byte, 32) }, "without their times"},
+		{"times of fetched lists without the lists", func(r *pb.Record) {
+			r.GetDecided().Fetched = []*pb.FetchedList{{Name: "a", FetchedAt: timestamppb.New(noon)}}
+		}, "times without the lists"},
+		{"fetched lists that no policy saw", func(r *pb.Record) {
+			r.GetDecided().Lists, r.GetDecided().Fetched = make([]byte, 32), []*pb.FetchedList{{Name: "a", FetchedAt: timestamppb.New(noon)}}
+			r.GetDecided().Policy, r.GetDecided().Decision = nil, nil
+		}, "without a policy that saw them"},
 		{"a CA key without a name", func(r *pb.Record) {
 			r.Event = &pb.Record_AuthorityKeyListed{AuthorityKeyListed: &pb.AuthorityKeyListed{PublicKey: []byte{1}}}
 		}, "without name or key"},

@@ -16,10 +16,11 @@ import (
 var ErrErased = errors.New("inputs erased")
 
 // Question returns what the policy was asked in a Decided record that Parse returned: every input, from the log alone. The snapshot
-// is the blob that the caller of the record cites, nil if it was erased.
+// is the blob that the caller of the record cites, lists the one that its lists cite; each is nil if it was erased, or if the
+// record cites none.
 //
 // Of the key, a policy knows no more than its type, and of a refused request the log has no more.
-func Question(d *pb.Decided, snapshot []byte) (ca.Question, error) {
+func Question(d *pb.Decided, snapshot, lists []byte) (ca.Question, error) {
 	q := ca.Question{Now: goTime(d.GetDecidedAt())}
 	if snapshot == nil {
 		return q, ErrErased
@@ -29,6 +30,9 @@ func Question(d *pb.Decided, snapshot []byte) (ca.Question, error) {
 	}
 	var err error
 	if q.Identity, err = identityOf(snapshot); err != nil {
+		return q, fmt.Errorf("read the inputs of a decision: %w", err)
+	}
+	if q.Lists, err = listsOf(d, lists); err != nil {
 		return q, fmt.Errorf("read the inputs of a decision: %w", err)
 	}
 	t := d.GetToken()

@@ -143,8 +143,8 @@ func checkDecided(d *pb.Decided, serial uint64) error {
 			return err
 		}
 	}
-	if n := len(d.GetLists()); n != 0 && n != 32 {
-		return errors.New("the digest of its fetched lists is not a SHA-256")
+	if err := checkFetched(d); err != nil {
+		return err
 	}
 	asked, token := d.GetAsked(), d.GetToken()
 	switch granted := len(d.GetToBeSigned()) > 0; {

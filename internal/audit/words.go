@@ -35,6 +35,7 @@ func Decided(a *ca.Attempt, snapshot [32]byte, toBeSigned []byte) *Event {
 	}
 	if d.Policy = Policy(a.Policy); d.Policy != nil {
 		d.Decision = decisionToProto(a.Decision)
+		d.Lists, d.Fetched = fetched(a.Lists)
 	}
 	if a.Refusal == nil {
 		d.Authority = Text(a.Authority)

@@ -295,6 +295,45 @@ func testSnapshots(t *testing.T, l *log) {
 	}
 }
 
+func testFetchedLists(t *testing.T, l *log) {
+	digests := map[string]bool{}
+	for i := range 4 {
+		a := l.Grant(t, "alice")
+		a.Lists = []ca.FetchedList{{Name: "oncall", Fetched: a.Now.Add(-time.Duration(i) * time.Minute), Members: []string{"alice@example.com"}}}
+		if i == 3 {
+			a.Lists[0].Members = append(a.Lists[0].Members, "bob@example.com")
+		}
+		records, err := l.Records(t.Context(), l.mustRecord(t, a), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := audit.Parse(records[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := r.GetDecided()
+		digests[string(d.GetLists())] = true
+		snapshot, err := l.Blob(t.Context(), [32]byte(d.GetCaller().GetSnapshot()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		lists, err := l.Blob(t.Context(), [32]byte(d.GetLists()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := audit.Question(d, snapshot, lists)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(a.Lists, q.Lists); diff != "" {
+			t.Errorf("lists (-asked +recorded):\n%s", diff)
+		}
+	}
+	if len(digests) != 2 {
+		t.Errorf("%d blobs of two states of a list", len(digests))
+	}
+}
+
 func testAlreadySo(t *testing.T, l *log) {
 	before := len(Records(t, l))
 	var wg sync.WaitGroup

@@ -46,6 +46,7 @@ func Run(t *testing.T, b Backend) {
 		{"a grant needs a CA key that is listed", testListedKey},
 		{"the same attempt is found again with all it led to", testEarlier},
 		{"an unchanged identity has one snapshot", testSnapshots},
+		{"fetched lists come back, and unchanged ones are one blob", testFetchedLists},
 		{"the record of a usual grant is small", testSize},
 		{"what is so already appends nothing", testAlreadySo},
 		{"every kind of record can be written", testEveryKind},
@@ -166,6 +167,9 @@ func project(t testing.TB, records [][]byte) (facts map[string]string, cited [][
 		}
 		if d := r.GetDecided(); d != nil {
 			cited = append(cited, [32]byte(d.GetCaller().GetSnapshot()))
+			if lists := d.GetLists(); lists != nil {
+				cited = append(cited, [32]byte(lists))
+			}
 		}
 	}
 	facts = map[string]string{}

@@ -1943,7 +1943,10 @@ type Decided struct {
 	// Possession of the key and its binding to the token were shown.
 	Proven bool `protobuf:"varint,10,opt,name=proven,proto3" json:"proven,omitempty"`
 	// SHA-256 of the FetchedLists that the policy saw, a blob; empty if it saw none.
-	Lists         []byte `protobuf:"bytes,11,opt,name=lists,proto3" json:"lists,omitempty"`
+	Lists []byte `protobuf:"bytes,11,opt,name=lists,proto3" json:"lists,omitempty"`
+	// When each list in that blob was last fetched, sorted by name and without members. The times are here, so that the blob is
+	// the same as long as the members are, however often they are fetched.
+	Fetched       []*FetchedList `protobuf:"bytes,12,rep,name=fetched,proto3" json:"fetched,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2055,10 +2058,17 @@ func (x *Decided) GetLists() []byte {
 	return nil
 }
 
+func (x *Decided) GetFetched() []*FetchedList {
+	if x != nil {
+		return x.Fetched
+	}
+	return nil
+}
+
 // FetchedLists is the blob that holds what a policy saw of lists that the daemon fetches.
 type FetchedLists struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The lists that were at hand and not too old, sorted by name.
+	// The lists that were at hand, too old or not, sorted by name and without times.
 	Lists         []*FetchedList `protobuf:"bytes,1,rep,name=lists,proto3" json:"lists,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2106,9 +2116,9 @@ type FetchedList struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the list in the policy.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// When the daemon fetched it.
+	// When the daemon last fetched it; set in records only.
 	FetchedAt *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=fetched_at,json=fetchedAt,proto3" json:"fetched_at,omitempty"`
-	// Its members, sorted.
+	// Its members, sorted; set in blobs only.
 	Members       []string `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2743,7 +2753,7 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"FailedRule\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xcb\x03\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xff\x03\n" +
 	"\aDecided\x12+\n" +
 	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12-\n" +
 	"\x05token\x18\x02 \x01(\v2\x17.hallpass.v1.TokenFactsR\x05token\x12(\n" +
@@ -2758,7 +2768,8 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\arefusal\x18\t \x01(\v2\x14.hallpass.v1.RefusalR\arefusal\x12\x16\n" +
 	"\x06proven\x18\n" +
 	" \x01(\bR\x06proven\x12\x14\n" +
-	"\x05lists\x18\v \x01(\fR\x05lists\">\n" +
+	"\x05lists\x18\v \x01(\fR\x05lists\x122\n" +
+	"\afetched\x18\f \x03(\v2\x18.hallpass.v1.FetchedListR\afetched\">\n" +
 	"\fFetchedLists\x12.\n" +
 	"\x05lists\x18\x01 \x03(\v2\x18.hallpass.v1.FetchedListR\x05lists\"v\n" +
 	"\vFetchedList\x12\x12\n" +
@@ -2922,25 +2933,26 @@ var file_hallpass_v1_record_proto_depIdxs = []int32{
 	8,  // 37: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
 	20, // 38: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
 	25, // 39: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
-	24, // 40: hallpass.v1.FetchedLists.lists:type_name -> hallpass.v1.FetchedList
-	32, // 41: hallpass.v1.FetchedList.fetched_at:type_name -> google.protobuf.Timestamp
-	4,  // 42: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
-	32, // 43: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
-	32, // 44: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
-	28, // 45: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
-	13, // 46: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
-	32, // 47: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
-	32, // 48: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
-	13, // 49: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
-	25, // 50: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
-	8,  // 51: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
-	13, // 52: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
-	17, // 53: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
-	54, // [54:54] is the sub-list for method output_type
-	54, // [54:54] is the sub-list for method input_type
-	54, // [54:54] is the sub-list for extension type_name
-	54, // [54:54] is the sub-list for extension extendee
-	0,  // [0:54] is the sub-list for field type_name
+	24, // 40: hallpass.v1.Decided.fetched:type_name -> hallpass.v1.FetchedList
+	24, // 41: hallpass.v1.FetchedLists.lists:type_name -> hallpass.v1.FetchedList
+	32, // 42: hallpass.v1.FetchedList.fetched_at:type_name -> google.protobuf.Timestamp
+	4,  // 43: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
+	32, // 44: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
+	32, // 45: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
+	28, // 46: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
+	13, // 47: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
+	32, // 48: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
+	32, // 49: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
+	13, // 50: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
+	25, // 51: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
+	8,  // 52: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
+	13, // 53: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
+	17, // 54: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
+	55, // [55:55] is the sub-list for method output_type
+	55, // [55:55] is the sub-list for method input_type
+	55, // [55:55] is the sub-list for extension type_name
+	55, // [55:55] is the sub-list for extension extendee
+	0,  // [0:55] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_record_proto_init() }
