@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
+
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 )
 
 // Commit is what git says of a policy. Author, time and subject are what whoever made the commit claims.
@@ -63,7 +65,8 @@ func parseCommit(id plumbing.Hash, raw []byte) (*Commit, error) {
 		c.payload = append(c.payload, line...)
 	}
 	if signatures > 1 {
-		return nil, fmt.Errorf("commit %s has %d signatures: which one counts cannot be told", id, signatures)
+		return nil, faultf(pb.PolicyFault_POLICY_FAULT_BAD_SIGNATURE, "commit %.12s has %d signatures, and which one counts cannot be told: sign it once",
+			id.String(), signatures)
 	}
 	if c.tree.IsZero() {
 		return nil, fmt.Errorf("commit %s has no tree", id)

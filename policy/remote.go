@@ -43,7 +43,7 @@ const (
 )
 
 // scpLike is user@host:path, as git takes it: a colon before the first slash.
-var scpLike = regexp.MustCompile(`^(?:([^/:@]+)@)?([^/:@]+|\[[0-9A-Fa-f:.]+\]):(.+)$`)
+var scpLike = regexp.MustCompile(`^(?:([^/:@]+)@)?([^/:@]+|\[[0-9A-Fa-f:.]+\]):([^:].*)$`)
 
 // ParseRemote reads the address of a repository: https://HOST/PATH, http:// (which hallpassd takes of this machine only),
 // ssh://[USER@]HOST[:PORT]/PATH, [USER@]HOST:PATH, file:///PATH or a path. The URL of a path has nothing but the path.
@@ -57,6 +57,9 @@ func ParseRemote(s string) (RemoteKind, *url.URL, error) {
 	if !strings.Contains(s, "://") {
 		if m := scpLike.FindStringSubmatch(s); m != nil && !strings.HasPrefix(s, ".") {
 			return remoteSSH(&url.URL{Scheme: "ssh", User: userOf(m[1]), Host: m[2], Path: m[3]})
+		}
+		if strings.Contains(s, "::") {
+			return 0, nil, fmt.Errorf("repositories are not followed over helpers of git, as %q would be: use https, ssh or a path", s)
 		}
 		return RemotePath, &url.URL{Path: s}, nil
 	}
@@ -141,7 +144,7 @@ func decodeAdvertised(r io.Reader) (*packp.AdvRefs, error) {
 	case errors.Is(err, packp.ErrEmptyAdvRefs), err == nil && adv.IsEmpty():
 		return nil, errors.New("the remote has no commit yet")
 	case err != nil:
-		return nil, fmt.Errorf("read the branches of the remote: %w", err)
+		return nil, fmt.Errorf("read the branches of the remote: %.300s", err.Error()) // it may repeat what the remote sent
 	}
 	if format := adv.Capabilities.Get("object-format"); len(format) > 0 && format[0] != "sha1" {
 		return nil, fmt.Errorf("the remote names its objects by %s: only repositories with SHA-1 are followed", format[0])
@@ -178,7 +181,7 @@ func wanted(adv *packp.AdvRefs, want, have plumbing.Hash) (*packp.UploadPackRequ
 func unpacked(req *packp.UploadPackRequest, answer io.ReadCloser) (io.ReadCloser, error) {
 	response := packp.NewUploadPackResponse(req)
 	if err := response.Decode(answer); err != nil {
-		return nil, errors.Join(fmt.Errorf("read what the remote sends: %w", err), answer.Close())
+		return nil, errors.Join(fmt.Errorf("read what the remote sends: %.300s", err.Error()), answer.Close())
 	}
 	var r io.Reader = response
 	if req.Capabilities.Supports(capability.Sideband64k) {
