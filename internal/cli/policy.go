@@ -11,7 +11,8 @@ import (
 
 func (a *app) policyCommand() *cobra.Command {
 	return group("policy", "Work on a policy",
-		a.policyCheckCommand(), a.policyTestCommand(), a.policyFormatCommand(), a.policyExplainCommand(), a.policyWhoCanCommand())
+		a.policyCheckCommand(), a.policyTestCommand(), a.policyFormatCommand(), a.policyExplainCommand(), a.policyWhoCanCommand(),
+		a.policyLogCommand(), a.policyShowCommand(), a.policyReloadCommand(), a.policyAcceptCommand())
 }
 
 func (a *app) policyCheckCommand() *cobra.Command {
