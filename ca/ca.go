@@ -40,6 +40,9 @@ type CA struct {
 	// Lists returns what is at hand of the lists that these rules want fetched, sorted by name. It MUST NOT wait for anything.
 	// Nil means that there are none.
 	Lists func(Rules) []FetchedList
+	// Newer waits until Rules returns another policy than this one, which the log says is no longer in force, or until ctx is done.
+	// Nil is for rules that are never behind the log.
+	Newer func(ctx context.Context, than PolicyRef)
 	// Log makes attempts durable. Required.
 	Log Log
 	// Authorities sign, by name. At least one; every key has one purpose, see CheckDistinct.
@@ -90,6 +93,9 @@ func New(c CA) (*CA, error) {
 	c.MaxTTL = cmp.Or(c.MaxTTL, hardMaxTTL)
 	c.Skew = cmp.Or(c.Skew, time.Minute)
 	c.SignTimeout = cmp.Or(c.SignTimeout, 10*time.Second)
+	if c.Newer == nil {
+		c.Newer = func(context.Context, PolicyRef) {}
+	}
 	if c.Admit == nil {
 		c.Admit = func(Caller, netip.Addr) error { return nil }
 	}

@@ -63,6 +63,7 @@ func (c *CA) Issue(ctx context.Context, call Call) (*Issued, error) {
 		index, toBeSigned, err := c.record(ctx, a, cert, err)
 		switch {
 		case errors.Is(err, ErrPolicyChanged):
+			c.Newer(ctx, a.Policy)
 			continue
 		case errors.Is(err, ErrTokenUsed):
 			return nil, c.refuse(ctx, a, tokenUsed(caller))

@@ -59,7 +59,7 @@ func openLog(t testing.TB, now func() time.Time) *watchedLog {
 // putInForce makes the policy that of the log.
 func (l *watchedLog) putInForce(p ca.PolicyRef) {
 	l.t.Helper()
-	if err := l.LoadPolicy(context.Background(), p, "test", "start", "test", nil); err != nil {
+	if err := l.LoadPolicy(context.Background(), store.PolicyLoad{Policy: p, Source: "test", Cause: "start", Engine: "test"}); err != nil {
 		l.t.Error(err)
 	}
 }

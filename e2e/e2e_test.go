@@ -60,6 +60,11 @@ func TestScripts(t *testing.T) {
 			"agent":  startAgent,
 			"status": exitStatus,
 			"json":   jsonOutput,
+			"follow": follow,
+
+			"var":     setVariable,
+			"await":   awaitSuccess,
+			"decided": decided,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("REPO", root)

@@ -5,10 +5,14 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Bounds of a bundle.
@@ -26,6 +30,8 @@ type Bundle struct {
 	Source string
 	// Revision is the git commit, in full; empty for a plain folder.
 	Revision string
+	// Commit is what git says of it; nil for a plain folder.
+	Commit *Commit
 	// Dirty says that the files differ from the commit.
 	Dirty bool
 }
@@ -74,7 +80,7 @@ func readDir(dir string, allowDirty bool) (*Bundle, error) {
 		present.Dirty = true
 		return present, nil
 	}
-	present.Revision = committed.Revision
+	present.Revision, present.Commit = committed.Revision, committed.Commit
 	present.Dirty = !sameFiles(committed.Files, present.Files)
 	return present, nil
 }
@@ -108,11 +114,11 @@ func readFolder(dir string) (*Bundle, error) {
 		case hidden(name) || entry.IsDir():
 			return nil
 		case entry.Type()&fs.ModeSymlink != 0:
-			return fmt.Errorf("%s is a symbolic link, and links are not followed: put the file there, or remove it", name)
+			return unfit("%s is a symbolic link, and links are not followed: put the file there, or remove it", name)
 		case path.Ext(name) != ".yaml":
 			return nil
 		case !entry.Type().IsRegular():
-			return fmt.Errorf("%s is not a regular file", name)
+			return unfit("%s is not a regular file", name)
 		}
 		file, err := root.Open(filepath.FromSlash(name))
 		if err != nil {
@@ -132,6 +138,9 @@ func readFolder(dir string) (*Bundle, error) {
 		}
 		return b.add(name, data)
 	})
+	if err == nil {
+		err = b.distinct()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -143,25 +152,47 @@ func hidden(name string) bool { return strings.HasPrefix(path.Base(name), ".") }
 
 // admit holds a file against the bounds before it is read.
 func (b *Bundle) admit(name string, size int64, total *int) error {
+	if !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return r == '\\' || !unicode.IsPrint(r) }) {
+		return unfit("%q is no name for a policy file: use letters, digits and . _ -", name)
+	}
 	if size > maxFile {
-		return fmt.Errorf("%s has %d bytes: a policy file may have %d", name, size, maxFile)
+		return unfit("%s has %d bytes: a policy file may have %d", name, size, maxFile)
 	}
 	if len(b.Files) >= maxFiles {
-		return fmt.Errorf("the folder has more than %d .yaml files", maxFiles)
+		return unfit("the folder has more than %d .yaml files", maxFiles)
 	}
 	if *total += int(size); *total > maxTotal {
-		return fmt.Errorf("the .yaml files have more than %d bytes together", maxTotal)
+		return unfit("the .yaml files have more than %d bytes together", maxTotal)
+	}
+	return nil
+}
+
+// distinct refuses names that differ in large and small letters only: on some machines they are one file, and whoever reviews
+// the policy there sees the other one.
+func (b *Bundle) distinct() error {
+	folded := map[string]string{}
+	for _, name := range slices.Sorted(maps.Keys(b.Files)) {
+		for at := name; at != "."; at = path.Dir(at) {
+			key := strings.ToLower(strings.ToUpper(at))
+			if other, ok := folded[key]; ok && other != at {
+				return unfit("%s and %s differ in large and small letters only, and are one on some machines: rename one", other, at)
+			}
+			folded[key] = at
+		}
 	}
 	return nil
 }
 
 // add takes a file in.
 func (b *Bundle) add(name string, data []byte) error {
+	if _, twice := b.Files[name]; twice {
+		return unfit("%s comes twice", name)
+	}
 	if len(data) > maxFile {
-		return fmt.Errorf("%s has more than %d bytes", name, maxFile)
+		return unfit("%s has more than %d bytes", name, maxFile)
 	}
 	if bytes.HasPrefix(data, []byte("version https://git-lfs.github.com/spec/")) {
-		return fmt.Errorf("%s is a Git LFS pointer, not a policy: store policies in git itself", name)
+		return unfit("%s is a Git LFS pointer, not a policy: store policies in git itself", name)
 	}
 	b.Files[name] = data
 	return nil

@@ -45,7 +45,8 @@ func holding(t *testing.T, condition string, change ...func(*ca.Question)) ca.De
 	return decide(compile(t, facts+"allow:\n- name: rule\n  when: "+condition+"\n  grant: {logins: [deploy], ttl: 1h}\n"), q)
 }
 
-func fetched(age time.Duration, members ...string) func(*ca.Question) {
+// pagerList brings the list "pager", fetched so long ago.
+func pagerList(age time.Duration, members ...string) func(*ca.Question) {
 	return func(q *ca.Question) {
 		q.Lists = []ca.FetchedList{{Name: "pager", Fetched: q.Now.Add(-age), Members: members}}
 	}
@@ -77,15 +78,15 @@ func TestFactsOfTheWorld(t *testing.T) {
 		{"the size of a list", `lists.dbas.size() == 2 && size(lists.nobody) == 0`, none, ca.Allow, ""},
 		{"functions on sets", `sets.intersects(lists.dbas, [vars.who]) && lists.dbas == ["alice@example.com", "bob@example.com"]`, none, ca.Allow, ""},
 		{"functions named lists", `lists.range(3).exists(i, i == 2)`, none, ca.Allow, ""},
-		{"a fetched list", `vars.on_call`, fetched(0, "alice@example.com"), ca.Allow, ""},
-		{"a fetched list as old as allowed", `vars.on_call`, fetched(15*time.Minute, "alice@example.com"), ca.Allow, ""},
-		{"a fetched list without the caller", `vars.on_call`, fetched(0, "bob@example.com"), ca.Deny, ""},
-		{"a fetched list that is too old", `vars.on_call`, fetched(2*time.Hour, "alice@example.com"), ca.Deny,
+		{"a fetched list", `vars.on_call`, pagerList(0, "alice@example.com"), ca.Allow, ""},
+		{"a fetched list as old as allowed", `vars.on_call`, pagerList(15*time.Minute, "alice@example.com"), ca.Allow, ""},
+		{"a fetched list without the caller", `vars.on_call`, pagerList(0, "bob@example.com"), ca.Deny, ""},
+		{"a fetched list that is too old", `vars.on_call`, pagerList(2*time.Hour, "alice@example.com"), ca.Deny,
 			"vars.on_call: the list pager is 2h old, at most 15m is allowed"},
-		{"a fetched list that is a little too old", `vars.who in lists.pager`, fetched(15*time.Minute+time.Nanosecond, "alice@example.com"), ca.Deny,
+		{"a fetched list that is a little too old", `vars.who in lists.pager`, pagerList(15*time.Minute+time.Nanosecond, "alice@example.com"), ca.Deny,
 			"the list pager is 15m old, at most 15m is allowed"},
 		{"a list that was never fetched", `vars.on_call`, none, ca.Deny, "vars.on_call: the list pager has not been fetched yet"},
-		{"a list fetched tomorrow", `vars.on_call`, fetched(-24*time.Hour, "alice@example.com"), ca.Deny, "a clock is wrong"},
+		{"a list fetched tomorrow", `vars.on_call`, pagerList(-24*time.Hour, "alice@example.com"), ca.Deny, "a clock is wrong"},
 		{"a list that is not at hand and does not matter", `environment == "staging" || vars.on_call`, none, ca.Allow, ""},
 		{"a var that fails", `vars.fails`, none, ca.Deny, "vars.fails: the token has no claim level"},
 		{"a var that fails, twice", `vars.fails || vars.fails`, none, ca.Deny, "vars.fails: the token has no claim level"},
@@ -122,11 +123,11 @@ allow:
   grant: {logins: [deploy], ttl: 1h}
 `)
 	q := question(t)
-	fetched(0)(&q)
+	pagerList(0)(&q)
 	if d := decide(p, q); d.Outcome != ca.Allow {
 		t.Errorf("a fresh list: %s", d.Message)
 	}
-	fetched(time.Hour)(&q)
+	pagerList(time.Hour)(&q)
 	d := decide(p, q)
 	if d.Outcome != ca.Deny || d.Rule != "suspended" || !strings.Contains(d.Message, "the list pager is 1h old, at most 15m is allowed") {
 		t.Errorf("an old list: %v by %q: %s", d.Outcome, d.Rule, d.Message)
@@ -197,7 +198,7 @@ allow:
 `)
 	q := question(t)
 	q.Now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	fetched(time.Minute, "bob@example.com")(&q)
+	pagerList(time.Minute, "bob@example.com")(&q)
 	text := p.Explain(context.Background(), q).Text(160)
 	for _, want := range []string{
 		"true    vars.here", `environment = "staging"`, `identity.groups = ["developers"]`,
@@ -403,7 +404,7 @@ func TestLongLists(t *testing.T) {
 	slices.Sort(members)
 	q := question(t)
 	q.Identity.Email = members[9_999]
-	fetched(0, members...)(&q)
+	pagerList(0, members...)(&q)
 	if d := decide(compile(t, facts+"allow:\n- name: rule\n  when: vars.on_call\n  grant: {logins: [deploy], ttl: 1h}\n"), q); d.Outcome != ca.Allow {
 		t.Errorf("%+v", d)
 	}

@@ -36,7 +36,7 @@ func recordedRefusal(t testing.TB, p *policy.Policy, q ca.Question, d ca.Decisio
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := audit.Question(record.GetDecided(), snapshot)
+	again, err := audit.Question(record.GetDecided(), snapshot, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

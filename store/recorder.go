@@ -153,54 +153,6 @@ func (r *Recorder) ListAuthorityKey(ctx context.Context, name string, publicKey 
 	}
 }
 
-// LoadPolicy puts a policy in force and stores its files and their manifest. If the same policy, compiled by the same engine,
-// is in force already, it does nothing.
-func (r *Recorder) LoadPolicy(ctx context.Context, ref ca.PolicyRef, source, cause, engine string, blobs [][]byte) error {
-	for {
-		inForce, err := r.value(ctx, audit.PolicyFact)
-		if err != nil {
-			return err
-		}
-		compiledBy, err := r.value(ctx, audit.EngineFact)
-		if err != nil {
-			return err
-		}
-		if string(inForce) == string(audit.PolicyValue(ref)) && string(compiledBy) == engine {
-			return nil
-		}
-		event := &pb.PolicyLoaded{Policy: audit.Policy(ref), Source: audit.Text(source), Cause: cause, Engine: engine}
-		if previous, ok := audit.ParsePolicyValue(inForce); ok {
-			event.Previous = previous.Digest[:]
-		}
-		entry := entryOf(&audit.Event{Event: &pb.Record_PolicyLoaded{PolicyLoaded: event}})
-		entry.Blobs = blobs
-		entry.Expect = []Version{{Key: []byte(audit.PolicyFact), Value: inForce}, {Key: []byte(audit.EngineFact), Value: compiledBy}}
-		if _, err = r.store.Append(ctx, entry); !errors.Is(err, ErrExpect) {
-			return err
-		}
-	}
-}
-
-// RefusePolicy records that a policy did not load.
-func (r *Recorder) RefusePolicy(ctx context.Context, source, revision, message string) error {
-	return r.append(ctx, &audit.Event{Event: &pb.Record_PolicyRefused{PolicyRefused: &pb.PolicyRefused{
-		Source: audit.Text(source), Revision: audit.Text(revision), Message: audit.Text(message),
-	}}})
-}
-
-// PolicyInForce returns the policy that the log has as being in force; false if there was never one.
-func (r *Recorder) PolicyInForce(ctx context.Context) (ca.PolicyRef, bool, error) {
-	value, err := r.value(ctx, audit.PolicyFact)
-	if err != nil || value == nil {
-		return ca.PolicyRef{}, false, err
-	}
-	ref, ok := audit.ParsePolicyValue(value)
-	if !ok {
-		return ca.PolicyRef{}, false, fmt.Errorf("policy in force: the log has %x, which is none", value)
-	}
-	return ref, true, nil
-}
-
 // SignInBound implements ca.Log.
 func (r *Recorder) SignInBound(ctx context.Context, c ca.Caller, key [32]byte) error {
 	return r.appendOf(ctx, c.Identity, func(caller *pb.Caller) *audit.Event {

@@ -70,7 +70,7 @@ func newCore(t testing.TB, k *keys) *core {
 	if err := recorder.ListAuthorityKey(t.Context(), authority.Name, authority.PublicKey.Marshal(), "agent"); err != nil {
 		t.Fatal(err)
 	}
-	if err := recorder.LoadPolicy(t.Context(), c.Ref(), "hostile", "start", "none", nil); err != nil {
+	if err := recorder.LoadPolicy(t.Context(), store.PolicyLoad{Policy: c.Ref(), Source: "hostile", Cause: "start", Engine: "none"}); err != nil {
 		t.Fatal(err)
 	}
 	c.log = log

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 )
 
 // Fact is a projection of a record: what a later decision or a reader looks up. Facts are a pure function of the record.
@@ -19,6 +20,8 @@ import (
 //	policy                                 Set    policy ref        PolicyLoaded                       never
 //	engine                                 Set    engine version    PolicyLoaded                       never
 //	revision/<index, 8 bytes>              New    policy ref        PolicyLoaded                       never
+//	refused                                Set    fault, revision   PolicyRefused; empty from          never
+//	                                                                PolicyLoaded
 //	accepted/<revision>                    Set    policy ref        PolicyAccepted                     never
 //	snap/<id>                              Set    snapshot digest   every record with a caller         never
 //	nonce/<id>/<nonce>                     New    index, 8 bytes    Decided, proven                    client time + 15 min
@@ -89,6 +92,8 @@ const (
 	LogFact    = "log"
 	PolicyFact = "policy"
 	EngineFact = "engine"
+	// RefusedFact tells which commit was refused last, and for what.
+	RefusedFact = "refused"
 )
 
 // RevisionPrefix is what the keys of the facts begin with that list the policies which were ever in force. The rest of such a key
@@ -165,6 +170,19 @@ func PolicyValue(p ca.PolicyRef) []byte {
 		v[len(v)-1] = 1
 	}
 	return append(v, p.Revision...)
+}
+
+// refusedValue is the value of RefusedFact: the number of the fault, and the commit.
+func refusedValue(revision string, fault pb.PolicyFault) []byte {
+	return append(binary.BigEndian.AppendUint32(nil, uint32(fault)), revision...)
+}
+
+// ParseRefusedValue is its reverse. There is no fault if nothing was refused since a policy was loaded.
+func ParseRefusedValue(value []byte) (revision string, fault pb.PolicyFault) {
+	if len(value) < 4 {
+		return "", pb.PolicyFault_POLICY_FAULT_UNSPECIFIED
+	}
+	return string(value[4:]), pb.PolicyFault(binary.BigEndian.Uint32(value))
 }
 
 // ParsePolicyValue is the reverse of PolicyValue.

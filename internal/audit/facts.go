@@ -24,7 +24,10 @@ func Facts(r *pb.Record) ([]Fact, error) {
 			{Key: []byte(PolicyFact), Value: ref, Rule: Set},
 			{Key: []byte(EngineFact), Value: []byte(e.PolicyLoaded.GetEngine()), Rule: Set},
 			{Key: RevisionFact(r.GetIndex()), Value: ref, Rule: New},
+			{Key: []byte(RefusedFact), Value: []byte{}, Rule: Set},
 		}, nil
+	case *pb.Record_PolicyRefused:
+		return []Fact{{Key: []byte(RefusedFact), Value: refusedValue(e.PolicyRefused.GetRevision(), e.PolicyRefused.GetFault()), Rule: Set}}, nil
 	case *pb.Record_PolicyAccepted:
 		a := e.PolicyAccepted
 		word := Fact{Key: AcceptedFact(a.GetRevision()), Value: PolicyValue(policyFromProto(a.GetPrevious())), Rule: Set}
@@ -39,7 +42,7 @@ func Facts(r *pb.Record) ([]Fact, error) {
 		b := e.SignInBound
 		bound := boundFact(b.GetCaller(), b.GetToken(), b.GetKey())
 		return append(callerFacts(b.GetCaller()), bound), nil
-	case *pb.Record_PolicyRefused, *pb.Record_SignatureFailed, *pb.Record_StrangersCounted:
+	case *pb.Record_SignatureFailed, *pb.Record_StrangersCounted:
 		return nil, nil
 	}
 	return nil, fmt.Errorf("record %d: an event of an unknown kind", r.GetIndex())

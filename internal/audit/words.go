@@ -110,6 +110,23 @@ func Policy(p ca.PolicyRef) *pb.PolicyRef {
 	return &pb.PolicyRef{Digest: p.Digest[:], Revision: Text(p.Revision), Dirty: p.Dirty}
 }
 
+// Commit is how a record tells of a commit, in whose texts anything may be; nil for nil.
+func Commit(c *pb.Commit) *pb.Commit {
+	if c == nil {
+		return nil
+	}
+	const most = 500 // bytes: a commit is told of, not copied
+	short := func(s string) string {
+		if len(s) > most {
+			s = s[:most] + "..."
+		}
+		return Text(s)
+	}
+	return &pb.Commit{
+		Author: short(c.GetAuthor()), Time: c.GetTime(), Subject: short(c.GetSubject()), Signer: short(c.GetSigner()), SigningKey: short(c.GetSigningKey()),
+	}
+}
+
 // Refusal is how a record holds an error; nil for nil. The cause stays out: it may name what only the daemon's log may.
 func Refusal(e *ca.Error) *pb.Refusal {
 	if e == nil {

@@ -11,7 +11,9 @@ import (
 
 func (a *app) policyCommand() *cobra.Command {
 	return group("policy", "Work on a policy",
-		a.policyCheckCommand(), a.policyTestCommand(), a.policyFormatCommand(), a.policyExplainCommand(), a.policyWhoCanCommand(), a.policyReplayCommand(), a.policyDiffCommand())
+		a.policyCheckCommand(), a.policyTestCommand(), a.policyFormatCommand(), a.policyExplainCommand(), a.policyWhoCanCommand(),
+		a.policyReplayCommand(), a.policyDiffCommand(),
+		a.policyLogCommand(), a.policyShowCommand(), a.policyReloadCommand(), a.policyAcceptCommand())
 }
 
 func (a *app) policyCheckCommand() *cobra.Command {

@@ -193,7 +193,7 @@ func replayMarkdown(s *policy.ReplaySummary) string {
 		}
 		fmt.Fprintln(&b)
 	}
-	fmt.Fprintf(&b, "%s\n", cell(replayHeadline(s)))
+	fmt.Fprintf(&b, "%s\n", markdownCell(replayHeadline(s)))
 	for _, k := range replayKinds {
 		shown, more := replayGroups(s, k.kind)
 		if len(shown) == 0 {
@@ -223,13 +223,13 @@ func replayMarkdown(s *policy.ReplaySummary) string {
 // row writes a row of a Markdown table.
 func row(b *strings.Builder, cells ...string) {
 	for i := range cells {
-		cells[i] = cell(cells[i])
+		cells[i] = markdownCell(cells[i])
 	}
 	fmt.Fprintf(b, "| %s |\n", strings.Join(cells, " | "))
 }
 
 // cell makes text harmless in Markdown: a name must not become a link, a mention or a tag.
-func cell(s string) string {
+func markdownCell(s string) string {
 	var b strings.Builder
 	for _, r := range s {
 		switch {

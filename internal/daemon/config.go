@@ -32,6 +32,7 @@ type Config struct {
 	Authorities map[string]AuthorityConfig `yaml:"authorities"`
 	Policy      PolicyConfig               `yaml:"policy"`
 	Limits      LimitsConfig               `yaml:"limits"`
+	Metrics     MetricsConfig              `yaml:"metrics"`
 	// Issuers are where people and workloads get their ID tokens; at least one.
 	Issuers []IssuerConfig `yaml:"issuers"`
 	// Sinks are where the log is sent, besides.
@@ -70,14 +71,6 @@ type AuthorityConfig struct {
 	PublicKey string `yaml:"public_key"`
 }
 
-// PolicyConfig says where the policy comes from.
-type PolicyConfig struct {
-	// Source is a folder, in a git work tree or not; required.
-	Source string `yaml:"source"`
-	// AllowDirty takes uncommitted files of a work tree, and marks the policy as dirty.
-	AllowDirty bool `yaml:"allow_dirty"`
-}
-
 // LimitsConfig holds the hard limits of this daemon. Zero fields take the default.
 type LimitsConfig struct {
 	// MaxTTL is above every policy; default and at most 24h.
@@ -87,6 +80,12 @@ type LimitsConfig struct {
 	// IdentityRate and IdentityBurst limit the requests of one identity; default 50 a second, 1000 at once.
 	IdentityRate  float64 `yaml:"identity_rate"`
 	IdentityBurst int     `yaml:"identity_burst"`
+}
+
+// MetricsConfig says where metrics are served.
+type MetricsConfig struct {
+	// Listen is host:port, plain http; empty for none.
+	Listen string `yaml:"listen"`
 }
 
 // IssuerConfig is an OIDC issuer and the audience at which it is asked.
@@ -222,7 +221,13 @@ func (c *Config) validate() error {
 		require((a.Key == "") != (a.Agent == ""), "authorities.%s: give key, or agent with public_key", name)
 		require(a.Agent == "" || a.PublicKey != "", "authorities.%s: an agent needs public_key, the file that pins its key", name)
 	}
-	require(c.Policy.Source != "", "policy: source is required: the folder with policy.yaml")
+	if err := c.Policy.validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if c.Metrics.Listen != "" {
+		_, _, err := net.SplitHostPort(c.Metrics.Listen)
+		require(err == nil, "metrics.listen: %q is not host:port", c.Metrics.Listen)
+	}
 	require(c.Limits.MaxTTL >= 0 && c.Limits.MaxTTL <= 24*time.Hour, "limits.max_ttl: %s is not between 0 and 24h", c.Limits.MaxTTL)
 	require(c.Limits.Skew >= 0 && c.Limits.Skew <= 5*time.Minute, "limits.skew: %s is not between 0 and 5m", c.Limits.Skew)
 	require(c.Limits.Skew%time.Second == 0, "limits.skew: %s is not in whole seconds", c.Limits.Skew)

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -56,6 +57,7 @@ type daemon struct {
 	limiter  *server.Limiter
 	server   *server.Server
 	sinks    []*sink.Sink
+	metrics  *metrics
 	unwell   map[string]bool // issuers that were reported as not usable, by name
 }
 
@@ -80,6 +82,13 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopSinks()) }()
+	if cfg.Metrics.Listen != "" {
+		wait, err := d.metrics.serve(ctx, cfg.Metrics.Listen, logger)
+		if err != nil {
+			return err
+		}
+		defer wait()
+	}
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", cfg.Listen, err)
@@ -97,11 +106,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 			return fmt.Errorf("record CA key %s: %w", name, err)
 		}
 	}
-	d.policy = &policyInForce{
-		cfg: d.cfg.Policy, source: d.cfg.path(d.cfg.Policy.Source), authorities: parts.authorities,
-		recorder: d.recorder, store: d.store, logger: d.logger,
-	}
-	if err := d.policy.start(ctx); err != nil {
+	if err := d.openPolicy(ctx, parts); err != nil {
 		return err
 	}
 	d.limiter = server.NewLimiter(server.Rates{
@@ -112,6 +117,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		Parse:           server.ParseRequest,
 		ParsePossession: server.ParsePossession,
 		Rules:           d.policy.rules,
+		Newer:           d.policy.newer,
 		Log:             d.recorder,
 		Authorities:     parts.authorities,
 		ServerNames:     parts.serverNames,
@@ -138,6 +144,26 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 	return nil
 }
 
+// openPolicy puts the policy of the source in force, or the one that was before.
+func (d *daemon) openPolicy(ctx context.Context, parts *parts) error {
+	mirror := ""
+	if d.cfg.Policy.Repository != nil {
+		mirror = d.cfg.path(d.cfg.Policy.Repository.Mirror)
+	}
+	source, err := openSource(d.cfg, mirror)
+	if err != nil {
+		return err
+	}
+	_, maxAge := source.rhythm()
+	d.metrics = newMetrics(d.cfg.Now, maxAge)
+	d.policy = &policyInForce{
+		policyGate: gate(d.cfg, parts.authorities, d.recorder),
+		source:     source, store: d.store, logger: d.logger, metrics: d.metrics.policy,
+		asks: make(chan ask), pokes: make(chan struct{}, 1), ended: make(chan struct{}),
+	}
+	return d.policy.start(ctx)
+}
+
 // serve answers until it is told to end, and then lets calls under way end.
 func (d *daemon) serve(ctx context.Context, listener net.Listener) error {
 	hangups := make(chan os.Signal, 1)
@@ -149,10 +175,13 @@ func (d *daemon) serve(ctx context.Context, listener net.Listener) error {
 	defer health.Stop()
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(listener) }()
+	following, unfollow := context.WithCancel(ctx)
+	go d.policy.follow(following)
+	defer func() { unfollow(); <-d.policy.ended }()
 	for {
 		select {
 		case <-hangups:
-			_ = d.policy.load(ctx, "reload") // logged and recorded there; the policy before stays
+			d.policy.poke()
 		case <-tick.C:
 			d.tally(ctx)
 		case <-health.C:
@@ -261,9 +290,36 @@ func Check(cfg *Config) error {
 	if err := parts.reach(); err != nil {
 		return err
 	}
-	p := &policyInForce{cfg: cfg.Policy, source: cfg.path(cfg.Policy.Source), authorities: parts.authorities}
-	_, _, err = p.read()
-	return err
+	return checkPolicy(context.Background(), cfg, parts.authorities)
+}
+
+// checkPolicy holds the policy of the source to what it is held to, but for what only the log knows. A repository is fetched into a
+// folder that is gone afterwards: the daemon's own copy may be in use.
+func checkPolicy(ctx context.Context, cfg *Config, authorities map[string]*ca.Authority) (err error) {
+	mirror := ""
+	if cfg.Policy.Repository != nil {
+		if mirror, err = os.MkdirTemp("", "hallpassd-check-"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(mirror)) }()
+	}
+	source, err := openSource(cfg, filepath.Join(mirror, "policy.git"))
+	if err != nil {
+		return err
+	}
+	b, err := source.read(ctx)
+	if err != nil {
+		return err
+	}
+	g := gate(cfg, authorities, nil)
+	if err := g.signed(ctx, b, ca.PolicyRef{}); err != nil {
+		return err
+	}
+	compiled, err := g.compile(b)
+	if err != nil {
+		return err
+	}
+	return g.tested(ctx, b, compiled)
 }
 
 // reach looks whether all CA keys are where they should be.
@@ -305,6 +361,9 @@ func load(cfg *Config) (*parts, error) {
 		return nil, err
 	}
 	if p.targets, err = newTargets(cfg); err != nil {
+		return nil, err
+	}
+	if err := cfg.Policy.checkFiles(cfg); err != nil {
 		return nil, err
 	}
 	p.verifier, err = newVerifier(cfg)

@@ -5,28 +5,39 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"strings"
-	"sync"
+	"sync/atomic"
 
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/policy"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
-// policyInForce holds the policy that decides, and changes it together with the log.
+// policyInForce holds the policy that decides, and changes it together with the log. Whatever reads the source runs in start or,
+// after that, in follow, one at a time; everything else may be called at any time.
 type policyInForce struct {
-	cfg         PolicyConfig
-	source      string
-	authorities map[string]*ca.Authority
-	recorder    *store.Recorder
-	store       store.Store
-	logger      *slog.Logger
+	policyGate
+	source  policySource
+	store   store.Store
+	logger  *slog.Logger
+	metrics *policyMetrics
 
-	// mu guards current. It is held for writing from before the record of a new policy until the policy is in force, so that
-	// a request whose decision came too late for the log asks again and meets the new one.
-	mu      sync.RWMutex
-	current *policy.Policy
+	// current is read by every request and never waited for. It is set after the record of a policy is durable, so it may be behind
+	// the log for a moment; a request whose decision comes too late for the log is told so, and waits in newer until current is not.
+	current  atomic.Pointer[policy.Policy]
+	changing atomic.Pointer[change] // while a record is being written
+
+	asks  chan ask      // what follow is asked to do
+	pokes chan struct{} // a poke that nobody waits for
+	ended chan struct{} // closed once follow has ended
+
+	last refusal // owned by whoever reads the source: what was recorded last and still holds
+	late bool    // likewise: that the source was not reached for too long was said
 }
+
+// change is a policy that is being recorded.
+type change struct{ settled chan struct{} }
 
 // rules returns the policy in force, nil if there is none yet.
 func (p *policyInForce) rules() ca.Rules {
@@ -36,60 +47,84 @@ func (p *policyInForce) rules() ca.Rules {
 	return nil
 }
 
-func (p *policyInForce) get() *policy.Policy {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.current
+func (p *policyInForce) get() *policy.Policy { return p.current.Load() }
+
+// newer waits until the policy in force is another than the one which the log says is in force no longer.
+func (p *policyInForce) newer(ctx context.Context, than ca.PolicyRef) {
+	for p.get().Ref() == than {
+		c := p.changing.Load()
+		if c == nil {
+			return // it has just been settled, or the log is wrong, and the core gives up after a few times
+		}
+		select {
+		case <-c.settled:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// put records a policy and puts it in force. Requests go on under the one before until the record is durable.
+func (p *policyInForce) put(ctx context.Context, next *policy.Policy, load store.PolicyLoad) error {
+	c := &change{settled: make(chan struct{})}
+	p.changing.Store(c)
+	defer func() {
+		p.changing.Store(nil)
+		close(c.settled)
+	}()
+	load.Policy, load.Engine, load.Blobs, load.Source = next.Ref(), policy.Engine, next.Blobs(), p.source.name()
+	switch err := p.recorder.LoadPolicy(ctx, load); {
+	case errors.Is(err, store.ErrExpect):
+		return errors.New("another policy came into force meanwhile: try again")
+	case err != nil:
+		return fmt.Errorf("record policy %s: %w", p.source.name(), err)
+	}
+	p.current.Store(next)
+	ref := next.Ref()
+	p.logger.Info("policy in force", "source", p.source.name(), "cause", load.Cause, "revision", ref.Revision,
+		"digest", fmt.Sprintf("%x", ref.Digest[:6]), "dirty", ref.Dirty)
+	p.tell(ctx, ref)
+	return nil
+}
+
+// tell shows in the metrics what is in force, and since when.
+func (p *policyInForce) tell(ctx context.Context, ref ca.PolicyRef) {
+	newest, err := store.Revisions(ctx, p.store, nil, 1)
+	if err != nil || len(newest) == 0 {
+		p.logger.Error("find out since when the policy is in force", "error", err)
+		return
+	}
+	p.metrics.inForce(ref, newest[0].Time)
 }
 
 // start puts the policy of the source in force. If that one is bad, the one that the log has as being in force stays, read
-// back from the log; only without one the daemon cannot start.
+// back from the log; only without one the daemon cannot start. A source that cannot be reached may have left a copy here.
 func (p *policyInForce) start(ctx context.Context) error {
-	loadErr := p.load(ctx, "start")
+	last, refused, err := p.recorder.LastRefusal(ctx)
+	if err != nil {
+		return err
+	}
+	p.last = refusal{fault: refused, revision: last}
+	loadErr := p.load(ctx, causeStart)
 	if loadErr == nil {
 		return nil
 	}
-	last, err := p.fromLog(ctx)
-	if err != nil {
-		return errors.Join(loadErr, err)
+	before, err := p.fromLog(ctx)
+	if err == nil {
+		p.current.Store(before)
+		p.tell(ctx, before.Ref())
+		return nil
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.current = last
-	return nil
-}
-
-// load reads the source and puts it in force. A bad policy never replaces a good one: the refusal is a record.
-func (p *policyInForce) load(ctx context.Context, cause string) error {
-	next, revision, err := p.read()
-	if err != nil {
-		return p.refuse(ctx, revision, err)
+	if p.last.fault == pb.PolicyFault_POLICY_FAULT_UNREADABLE {
+		unreachable := p.last
+		if b, copyErr := p.source.kept(); copyErr == nil && b != nil && p.take(ctx, b, nil, causeStart) == nil {
+			p.logger.Warn("going on with the copy of the policy that was fetched before", "revision", b.Revision)
+			p.last = unreachable
+			p.metrics.alarm(unreachable.fault)
+			return nil
+		}
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.recorder.LoadPolicy(ctx, next.Ref(), p.source, cause, policy.Engine, next.Blobs()); err != nil {
-		return fmt.Errorf("record policy %s: %w", p.source, err)
-	}
-	p.current = next
-	ref := next.Ref()
-	p.logger.Info("policy in force", "source", p.source, "cause", cause, "revision", ref.Revision,
-		"digest", fmt.Sprintf("%x", ref.Digest[:6]), "dirty", ref.Dirty)
-	return nil
-}
-
-// reload loads the policy for an admin, and says whether another is in force then.
-func (p *policyInForce) reload(ctx context.Context) (ca.PolicyRef, bool, error) {
-	before := p.get().Ref()
-	if err := p.load(ctx, "reload"); err != nil {
-		return ca.PolicyRef{}, false, &ca.Error{Kind: ca.Invalid, Message: err.Error() + "; the one before stays in force"}
-	}
-	now := p.get().Ref()
-	return now, now != before, nil
-}
-
-// accept is for sources that have a history.
-func (p *policyInForce) accept(context.Context, ca.Caller, string, string) (ca.PolicyRef, error) {
-	return ca.PolicyRef{}, ca.Errorf(ca.Invalid, "the policy is read from a folder: commit there what is to be in force, and reload")
+	return errors.Join(loadErr, err)
 }
 
 // files returns the files of a policy that the log has.
@@ -103,39 +138,6 @@ func (p *policyInForce) files(ctx context.Context, ref ca.PolicyRef) (map[string
 
 func (p *policyInForce) bundle(ctx context.Context, ref ca.PolicyRef) (*policy.Bundle, error) {
 	return policy.ReadManifest(ref, func(digest [32]byte) ([]byte, error) { return p.store.Blob(ctx, digest) })
-}
-
-// read compiles the source and returns the revision too, where it got that far.
-func (p *policyInForce) read() (*policy.Policy, string, error) {
-	bundle, err := policy.ReadDir(p.source, p.cfg.AllowDirty)
-	if err != nil {
-		return nil, "", err
-	}
-	compiled, err := p.compile(bundle)
-	return compiled, bundle.Revision, err
-}
-
-// compile also refuses a policy that names an Authority which this daemon does not have.
-func (p *policyInForce) compile(bundle *policy.Bundle) (*policy.Policy, error) {
-	compiled, err := policy.Compile(bundle)
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range compiled.Authorities() {
-		if p.authorities[name] == nil {
-			return nil, fmt.Errorf("the policy names the authority %q, which hallpassd.yaml does not have", name)
-		}
-	}
-	return compiled, nil
-}
-
-func (p *policyInForce) refuse(ctx context.Context, revision string, reason error) error {
-	reason = fmt.Errorf("policy %s: %w", p.source, reason)
-	p.logger.Error("policy refused, the one before stays in force", "source", p.source, "revision", revision, "error", reason)
-	if err := p.recorder.RefusePolicy(ctx, p.source, revision, bounded(reason.Error())); err != nil {
-		return errors.Join(reason, fmt.Errorf("record it: %w", err))
-	}
-	return reason
 }
 
 // fromLog compiles the policy that the log has as being in force, from its blobs.
@@ -159,11 +161,14 @@ func (p *policyInForce) fromLog(ctx context.Context) (*policy.Policy, error) {
 	return compiled, nil
 }
 
-// bounded cuts an error so that it fits a record.
-func bounded(s string) string {
-	const limit = 4000
-	if len(s) <= limit {
-		return s
+// commitOf is how a record tells of the commit of a bundle; nil if it has none.
+func commitOf(b *policy.Bundle) *pb.Commit {
+	if b == nil || b.Commit == nil {
+		return nil
 	}
-	return strings.ToValidUTF8(s[:limit], "") + " ..."
+	c := &pb.Commit{Author: b.Commit.Author, Subject: b.Commit.Subject, Signer: b.Commit.Signer, SigningKey: b.Commit.SigningKey}
+	if !b.Commit.Time.IsZero() {
+		c.Time = timestamppb.New(b.Commit.Time)
+	}
+	return c
 }

@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -11,6 +10,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"sync"
 
 	"github.com/hallpass-ssh/hallpass/internal/issuerhttp"
@@ -41,7 +41,7 @@ func newTarget(cfg *Config, s SinkConfig) (sink.Target, error) {
 	case s.Syslog != "":
 		return newSyslog(cfg, s)
 	case s.Webhook != "":
-		key, err := readSecret(cfg.path(s.KeyFile))
+		key, err := readSecret(cfg, "key_file", s.KeyFile)
 		if err != nil {
 			return nil, err
 		}
@@ -49,9 +49,12 @@ func newTarget(cfg *Config, s SinkConfig) (sink.Target, error) {
 	}
 	header := http.Header{}
 	if s.TokenFile != "" {
-		token, err := readSecret(cfg.path(s.TokenFile))
+		token, err := readSecret(cfg, "token_file", s.TokenFile)
 		if err != nil {
 			return nil, err
+		}
+		if strings.TrimSpace(string(token)) != string(token) || strings.ContainsAny(string(token), "\r\n") {
+			return nil, fmt.Errorf("token_file: %s must hold one line", s.TokenFile)
 		}
 		header.Set("Authorization", "Bearer "+string(token))
 	}
@@ -84,21 +87,6 @@ func newSyslog(cfg *Config, s SinkConfig) (sink.Target, error) {
 		}
 	}
 	return sink.NewSyslog(u.Scheme, u.Host, config)
-}
-
-// readSecret reads a file that only the daemon's user may read. One newline at its end is not part of it.
-func readSecret(path string) ([]byte, error) {
-	if err := checkPrivate(path); err != nil {
-		return nil, err
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if text = bytes.TrimSuffix(text, []byte("\n")); len(text) == 0 || bytes.ContainsAny(text, "\r\n") {
-		return nil, fmt.Errorf("%s: it must hold one line", path)
-	}
-	return text, nil
 }
 
 // startSinks begins to send the log to its sinks. The function it returns ends that, and waits for it.

@@ -107,7 +107,7 @@ func follow(ctx context.Context, conn *client.Client, who client.SignIn, next, t
 		return each(full)
 	}
 	err := conn.FollowRecords(ctx, who, &pb.FollowRecordsRequest{From: next}, func(e *pb.Entry) error {
-		batch = append(batch, Entry{Index: at, Record: e.GetRecord(), Snapshot: e.GetSnapshot()})
+		batch = append(batch, Entry{Index: at, Record: e.GetRecord(), Snapshot: e.GetSnapshot(), Lists: e.GetLists()})
 		at++
 		if at < to && len(batch) < copyBatch {
 			return nil

@@ -26,10 +26,10 @@ type Log interface {
 	Blob(ctx context.Context, digest [32]byte) ([]byte, error)
 }
 
-// Entry is a record as stored. Its Snapshot is nil if it has to be asked for.
+// Entry is a record as stored. Its Snapshot and its Lists, the blobs that it cites, are nil if they have to be asked for.
 type Entry struct {
-	Index            uint64
-	Record, Snapshot []byte
+	Index                   uint64
+	Record, Snapshot, Lists []byte
 }
 
 // Loaded is a policy that was in force from a record on.

@@ -30,16 +30,16 @@ type Config struct {
 
 // Bounds of what is held in memory, besides a few batches of records.
 const (
-	maxSnapshots = 20_000
-	maxPolicies  = 32
+	maxBlobs    = 20_000
+	maxPolicies = 32
 )
 
 // run is one replay.
 type run struct {
 	Config
-	loaded    []Loaded
-	snapshots *cache[[32]byte, []byte]
-	policies  *cache[[32]byte, compiled]
+	loaded   []Loaded
+	blobs    *cache[[32]byte, []byte]
+	policies *cache[[32]byte, compiled]
 }
 
 // compiled is a policy of the past, or why there is none.
@@ -68,7 +68,7 @@ func start(ctx context.Context, c Config) (*policy.ReplaySummary, error) {
 		return nil, err
 	}
 	r := &run{
-		Config: c, snapshots: newCache[[32]byte, []byte](maxSnapshots), policies: newCache[[32]byte, compiled](maxPolicies),
+		Config: c, blobs: newCache[[32]byte, []byte](maxBlobs), policies: newCache[[32]byte, compiled](maxPolicies),
 	}
 	if r.loaded, err = c.Log.Loaded(ctx); err != nil {
 		return nil, err
@@ -163,11 +163,15 @@ func (r *run) record(ctx context.Context, e Entry, summary *policy.ReplaySummary
 		summary.Skip(e.Index, policy.Skip{Reason: policy.SkipNotAsked})
 		return nil
 	}
-	snapshot, err := r.snapshot(ctx, e, d)
+	snapshot, err := r.blob(ctx, e.Snapshot, d.GetCaller().GetSnapshot())
 	if err != nil {
 		return err
 	}
-	if past.Question, err = audit.Question(d, snapshot); errors.Is(err, audit.ErrErased) {
+	lists, err := r.blob(ctx, e.Lists, d.GetLists())
+	if err != nil {
+		return err
+	}
+	if past.Question, err = audit.Question(d, snapshot, lists); errors.Is(err, audit.ErrErased) {
 		summary.Skip(e.Index, policy.Skip{Reason: policy.SkipErased})
 		return nil
 	} else if err != nil {
@@ -199,14 +203,12 @@ func unread(index uint64, err error, summary *policy.ReplaySummary) error {
 	return nil
 }
 
-// snapshot returns the identity snapshot that a record cites; nil if it was erased.
-func (r *run) snapshot(ctx context.Context, e Entry, d *pb.Decided) ([]byte, error) {
-	if e.Snapshot != nil {
-		return e.Snapshot, nil
+// blob returns what a record cites, which may have come with it; nil if it cites nothing.
+func (r *run) blob(ctx context.Context, given, digest []byte) ([]byte, error) {
+	if given != nil || len(digest) != 32 {
+		return given, nil
 	}
-	return r.snapshots.get([32]byte(d.GetCaller().GetSnapshot()), func(digest [32]byte) ([]byte, error) {
-		return r.Log.Blob(ctx, digest)
-	})
+	return r.blobs.get([32]byte(digest), func(digest [32]byte) ([]byte, error) { return r.Log.Blob(ctx, digest) })
 }
 
 // then returns the policy that decided, or why it cannot be asked again. Its error is one that another try may not meet.

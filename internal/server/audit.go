@@ -68,7 +68,7 @@ func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest
 			return nil, err
 		}
 		out.Entries = append(out.Entries, entry)
-		size += len(entry.GetRecord()) + len(entry.GetSnapshot())
+		size += len(entry.GetRecord()) + len(entry.GetSnapshot()) + len(entry.GetLists())
 		if full := i == q.Limit-1 || size > maxPageBytes; full && f.Index > 0 {
 			out.NextPageToken = strconv.FormatUint(f.Index, 10)
 			break
@@ -187,21 +187,29 @@ func (s auditService) GetCheckpoint(ctx context.Context, _ *pb.GetCheckpointRequ
 	return &pb.GetCheckpointResponse{Checkpoint: string(checkpoint), LogPublicKey: s.cfg.LogPublicKey}, nil
 }
 
-// entry adds to a record the identity snapshot that it cites. An erased one is left out.
+// entry adds to a record the blobs that it cites. An erased one is left out.
 func (s auditService) entry(ctx context.Context, record []byte) (*pb.Entry, error) {
 	var r pb.Record
 	if err := proto.Unmarshal(record, &r); err != nil {
 		return nil, &ca.Error{Kind: ca.Internal, Message: "parse record", Err: err}
 	}
 	entry := &pb.Entry{Record: record}
-	digest := audit.CallerOf(&r).GetSnapshot()
-	if len(digest) != 32 {
-		return entry, nil
+	var err error
+	if entry.Snapshot, err = s.cited(ctx, audit.CallerOf(&r).GetSnapshot()); err != nil {
+		return nil, err
 	}
-	snapshot, err := s.cfg.Store.Blob(ctx, [32]byte(digest))
-	if errors.Is(err, store.ErrNotFound) {
-		return entry, nil
-	}
-	entry.Snapshot = snapshot
+	entry.Lists, err = s.cited(ctx, r.GetDecided().GetLists())
 	return entry, err
+}
+
+// cited returns a blob that a record cites; nil if it cites none, or one that was erased.
+func (s auditService) cited(ctx context.Context, digest []byte) ([]byte, error) {
+	if len(digest) != 32 {
+		return nil, nil
+	}
+	blob, err := s.cfg.Store.Blob(ctx, [32]byte(digest))
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	return blob, err
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
 )
@@ -56,7 +57,9 @@ func commits(t *testing.T, cfg bolt.Config, clock *storetest.Clock) []commit {
 	})
 	step("a policy with large files", func() error {
 		f.Policy.Digest[0]++
-		return f.Recorder.LoadPolicy(t.Context(), f.Policy, "p", "reload", "cel", [][]byte{bytes.Repeat([]byte("x"), 100_000)})
+		return f.Recorder.LoadPolicy(t.Context(), store.PolicyLoad{
+			Policy: f.Policy, Source: "p", Cause: "reload", Engine: "cel", Blobs: [][]byte{bytes.Repeat([]byte("x"), 100_000)},
+		})
 	})
 	clock.Move(24 * time.Hour)
 	step("a grant that forgets what expired", func() error { return grant("alice") })

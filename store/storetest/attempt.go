@@ -55,7 +55,9 @@ func NewFixture(t testing.TB, s store.Store, now func() time.Time) *Fixture {
 
 func (f *Fixture) load(t testing.TB, ref ca.PolicyRef) {
 	t.Helper()
-	if err := f.Recorder.LoadPolicy(t.Context(), ref, "/etc/policy", "start", "cel v1", [][]byte{[]byte("rules of " + ref.Revision)}); err != nil {
+	if err := f.Recorder.LoadPolicy(t.Context(), store.PolicyLoad{
+		Policy: ref, Source: "/etc/policy", Cause: "start", Engine: "cel v1", Blobs: [][]byte{[]byte("rules of " + ref.Revision)},
+	}); err != nil {
 		t.Fatal(err)
 	}
 }

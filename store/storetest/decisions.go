@@ -342,7 +342,7 @@ func testAlreadySo(t *testing.T, l *log) {
 			if err := l.Recorder.ListAuthorityKey(context.Background(), "default", l.Authority.Marshal(), "file"); err != nil {
 				t.Error(err)
 			}
-			if err := l.Recorder.LoadPolicy(context.Background(), l.Policy, "/elsewhere", "reload", "cel v1", nil); err != nil {
+			if err := l.Recorder.LoadPolicy(context.Background(), store.PolicyLoad{Policy: l.Policy, Source: "/elsewhere", Cause: "reload", Engine: "cel v1"}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -353,7 +353,7 @@ func testAlreadySo(t *testing.T, l *log) {
 	}
 	for range 10 {
 		wg.Go(func() {
-			if err := l.Recorder.LoadPolicy(context.Background(), l.Policy, "/etc/policy", "start", "cel v2", nil); err != nil {
+			if err := l.Recorder.LoadPolicy(context.Background(), store.PolicyLoad{Policy: l.Policy, Source: "/etc/policy", Cause: "start", Engine: "cel v2"}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -374,7 +374,7 @@ func testEveryKind(t *testing.T, l *log) {
 	before := len(Records(t, l))
 	for name, err := range map[string]error{
 		"signature failed":     r.SignatureFailed(ctx, index, "default", errors.New("agent went away")),
-		"policy refused":       r.RefusePolicy(ctx, "/etc/policy", "abc", "policy.yaml:3:1: no such key\xff"),
+		"policy refused":       r.RefusePolicy(ctx, store.PolicyRefusal{Source: "/etc/policy", Revision: "abc", Message: "policy.yaml:3:1: no such key\xff"}),
 		"strangers counted":    r.CountStrangers(ctx, from, to, map[string]uint64{"expired": 3, "bad signature": 1}),
 		"refusals counted":     r.CountRefusals(ctx, caller, from, to, 7),
 		"access refused":       r.RefuseAccess(ctx, caller, "/hallpass.v1.AuditService/GetRecord", "192.0.2.7", l.Policy, ca.Errorf(ca.Denied, "auditors only")),

@@ -54,7 +54,7 @@ func newCopy(t *testing.T) *copied {
 		t.Fatal(err)
 	}
 	f.Policy.Digest[0]++
-	if err := f.Recorder.LoadPolicy(t.Context(), f.Policy, "p", "reload", "cel", nil); err != nil {
+	if err := f.Recorder.LoadPolicy(t.Context(), store.PolicyLoad{Policy: f.Policy, Source: "p", Cause: "reload", Engine: "cel"}); err != nil {
 		t.Fatal(err)
 	}
 	record(f.Grant(t, "alice"))

@@ -166,7 +166,9 @@ type Entry struct {
 	// The exact bytes of the Record.
 	Record []byte `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
 	// The identity snapshot that the record cites, if it does and it was not erased.
-	Snapshot      []byte `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	Snapshot []byte `protobuf:"bytes,2,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	// The FetchedLists that the record cites, if it does and they were not erased.
+	Lists         []byte `protobuf:"bytes,3,opt,name=lists,proto3" json:"lists,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -211,6 +213,13 @@ func (x *Entry) GetRecord() []byte {
 func (x *Entry) GetSnapshot() []byte {
 	if x != nil {
 		return x.Snapshot
+	}
+	return nil
+}
+
+func (x *Entry) GetLists() []byte {
+	if x != nil {
+		return x.Lists
 	}
 	return nil
 }
@@ -666,10 +675,11 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\n" +
 	"possession\x18\x01 \x01(\fR\n" +
 	"possession\x12\x16\n" +
-	"\x06sshsig\x18\x02 \x01(\fR\x06sshsig\";\n" +
+	"\x06sshsig\x18\x02 \x01(\fR\x06sshsig\"Q\n" +
 	"\x05Entry\x12\x16\n" +
 	"\x06record\x18\x01 \x01(\fR\x06record\x12\x1a\n" +
-	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\"(\n" +
+	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\x12\x14\n" +
+	"\x05lists\x18\x03 \x01(\fR\x05lists\"(\n" +
 	"\x10GetRecordRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"=\n" +
 	"\x11GetRecordResponse\x12(\n" +
