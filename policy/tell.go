@@ -328,9 +328,10 @@ func (a *asking) tellWithoutRules(ctx context.Context, out *ca.Explanation) {
 // maxTypos is how much a host may differ from the one that it was meant to be.
 const maxTypos = 3
 
-// safeFailure are the failures that quote nothing of a policy.
+// safeFailure are the failures that quote nothing of a policy but the name of a list, which is told as those of rules are.
 var safeFailure = regexp.MustCompile(`^(the token has no claim [A-Za-z0-9_]+|there is no [a-z]+\.[a-z_]+|division by zero|modulus by zero|no answer within [0-9a-z.]+|` +
-	`the condition costs more than [0-9]+)$`)
+	`the condition costs more than [0-9]+|` +
+	`the list [a-zA-Z0-9_]+ (is [0-9a-z]+ old, at most [0-9a-z]+ is allowed|has not been fetched yet|was fetched at a time to come: a clock is wrong))$`)
 
 // A failure that quotes one value: a key that was looked up, or what a template made for the caller.
 var quotingFailure = regexp.MustCompile(`^(?:no such key: (.*)|logins gave (".*"): a login begins .*)$`)
