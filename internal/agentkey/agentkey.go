@@ -148,7 +148,7 @@ func (f Folder) make() error {
 // makeRuntime makes the folder for a private key without an agent.
 func (f Folder) makeRuntime() error {
 	if err := makeRuntime(f.Runtime); err != nil {
-		return fmt.Errorf("the private key cannot be kept below XDG_RUNTIME_DIR: %w", err)
+		return fmt.Errorf("the private key cannot be kept below XDG_RUNTIME_DIR: %w (without that variable, it is kept with the sign-in)", err)
 	}
 	return nil
 }

@@ -133,6 +133,9 @@ func TestSetupIsTakenBackToTheByte(t *testing.T) {
 				if err := os.WriteFile(config, []byte(tt.before), 0o640); err != nil {
 					t.Fatal(err)
 				}
+				if err := os.Chmod(config, 0o640); err != nil { // whatever the umask is
+					t.Fatal(err)
+				}
 			}
 			saveSession(t, d)
 			for _, args := range [][]string{{"setup"}, {"setup"}, {"setup", "--undo"}, {"setup", "--undo"}} {

@@ -130,19 +130,23 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	return a.status(ctx)
 }
 
-// newKey is the user's own key, or a fresh one.
+// newKey is the user's own key, or a fresh one. It can be kept, as far as that can be known before the sign-in.
 func newKey(ctx context.Context, own string) (*agentkey.Candidate, error) {
+	c, err := openCerts()
+	if err != nil {
+		return nil, err
+	}
 	if own == "" {
-		return agentkey.New()
+		key, err := agentkey.New()
+		if err != nil {
+			return nil, err
+		}
+		return key, c.keys().Usable(ctx, key)
 	}
 	if home, err := os.UserHomeDir(); err == nil && strings.HasPrefix(own, "~/") {
 		own = home + own[1:] // as written in the settings, where no shell expands it
 	}
 	key, err := agentkey.Own(own)
-	if err != nil {
-		return nil, err
-	}
-	c, err := openCerts()
 	if err != nil {
 		return nil, err
 	}

@@ -44,12 +44,17 @@ func userDir(variable, underHome string, windows func() (string, error)) (string
 	return filepath.Join(home, underHome, "hallpass"), nil
 }
 
-// runtimeDir is a folder on a tmpfs that ends with the user's last login; empty if the system has none.
+// runtimeDir is a folder on a tmpfs that ends with the user's last login; empty if the system has none, or names one that it did
+// not make.
 func runtimeDir() string {
-	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "hallpass")
+	dir := os.Getenv("XDG_RUNTIME_DIR")
+	if !filepath.IsAbs(dir) {
+		return ""
 	}
-	return ""
+	if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		return ""
+	}
+	return filepath.Join(dir, "hallpass")
 }
 
 // writeFile writes a whole file or leaves what was there. Only the user can read it, unless it was there and others could.

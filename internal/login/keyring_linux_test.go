@@ -72,13 +72,13 @@ func trySilentKeyring(dir string) error {
 		return err
 	}
 	if _, err := store.Load(context.Background()); err == nil || !strings.Contains(err.Error(), "does not answer; is it locked?") {
-		return fmt.Errorf("load what the keyring has: got %v, want an error that says why not", err)
+		return fmt.Errorf("load what the keyring has: got %w, want an error that says why not", err)
 	}
 	store.KeyringPatience = time.Hour
 	ctx, cancel := context.WithTimeoutCause(context.Background(), 300*time.Millisecond, fmt.Errorf("the caller gave up"))
 	defer cancel()
 	if _, err := store.Load(ctx); err == nil || !strings.Contains(err.Error(), "the caller gave up") {
-		return fmt.Errorf("load for a caller that does not wait: got %v", err)
+		return fmt.Errorf("load for a caller that does not wait: got %w", err)
 	}
 	return nil
 }
