@@ -29,6 +29,8 @@ type Client struct {
 	conn    *grpc.ClientConn
 	certs   pb.CertificateServiceClient
 	audit   pb.AuditServiceClient
+	// policies is the service of the policies that are and were in force.
+	policies pb.PolicyServiceClient
 	// now is the clock.
 	now func() time.Time
 }
@@ -53,6 +55,8 @@ func Dial(ctx context.Context, address Address) (*Client, error) {
 		certs:   pb.NewCertificateServiceClient(conn),
 		audit:   pb.NewAuditServiceClient(conn),
 		now:     time.Now,
+
+		policies: pb.NewPolicyServiceClient(conn),
 	}
 	if err := c.connect(ctx); err != nil {
 		conn.Close()
