@@ -43,7 +43,7 @@ func Revisions(ctx context.Context, s Reader, before *uint64, n int) ([]Revision
 }
 
 // FindRevision returns the newest revision whose commit or digest, in hexadecimal, begins with prefix. It is an error if the prefix
-// fits several policies, and ErrNotFound if it fits none.
+// fits several policies, and ErrNotFound if it fits none. A whole digest fits one: it names the files, whatever commits had them.
 func FindRevision(ctx context.Context, s Reader, prefix string) (Revision, error) {
 	var found *KeyValue
 	for before := []byte(nil); ; {
@@ -58,7 +58,7 @@ func FindRevision(ctx context.Context, s Reader, prefix string) (Revision, error
 			}
 			if found == nil {
 				found = &f
-			} else if string(found.Value) != string(f.Value) {
+			} else if prefix != hex.EncodeToString(ref.Digest[:]) && string(found.Value) != string(f.Value) {
 				return Revision{}, &AmbiguousError{Prefix: prefix}
 			}
 		}

@@ -10,8 +10,8 @@ import (
 // noSignature stands where the signature will be, so that a library which reads certificates reads what is not signed yet.
 var noSignature = ssh.Marshal(struct{ Signature []byte }{ssh.Marshal(ssh.Signature{Format: ssh.KeyAlgoED25519})})
 
-// parseToBeSigned reads a certificate without its signature.
-func parseToBeSigned(toBeSigned []byte) (*ssh.Certificate, error) {
+// ParseToBeSigned reads a certificate without its signature, as records hold it.
+func ParseToBeSigned(toBeSigned []byte) (*ssh.Certificate, error) {
 	key, err := ssh.ParsePublicKey(append(toBeSigned[:len(toBeSigned):len(toBeSigned)], noSignature...))
 	if err != nil {
 		return nil, fmt.Errorf("read the certificate to be signed: %w", err)

@@ -154,9 +154,12 @@ func IdentityFact(issuer, subject string, index uint64) []byte {
 	return append(IdentityPrefix(issuer, subject), number(index)...)
 }
 
+// SnapshotPrefix is what the keys of the facts begin with that lead to the newest snapshot of each identity.
+const SnapshotPrefix = "snap/"
+
 // SnapshotFact is the key of the fact that holds the digest of an identity's newest snapshot.
 func SnapshotFact(issuer, subject string) []byte {
-	return factKey("snap/", identityDigest(issuer, subject))
+	return factKey(SnapshotPrefix, identityDigest(issuer, subject))
 }
 
 // AuthorityFact is the key of the fact that a CA key, in SSH wire format, is listed under a name.

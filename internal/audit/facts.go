@@ -78,7 +78,7 @@ func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
 	if len(d.GetToBeSigned()) == 0 {
 		return facts, nil
 	}
-	cert, err := parseToBeSigned(d.GetToBeSigned())
+	cert, err := ParseToBeSigned(d.GetToBeSigned())
 	if err != nil {
 		return nil, fmt.Errorf("record %d: %w", index, err)
 	}

@@ -28,7 +28,7 @@ func Question(d *pb.Decided, snapshot []byte) (ca.Question, error) {
 		return q, errors.New("read the inputs of a decision: the identity snapshot is not the one that the record cites")
 	}
 	var err error
-	if q.Identity, err = identityOf(snapshot); err != nil {
+	if q.Identity, err = Identity(snapshot); err != nil {
 		return q, fmt.Errorf("read the inputs of a decision: %w", err)
 	}
 	t := d.GetToken()
@@ -54,8 +54,8 @@ func Question(d *pb.Decided, snapshot []byte) (ca.Question, error) {
 	return q, nil
 }
 
-// identityOf is the reverse of Snapshot.
-func identityOf(snapshot []byte) (ca.Identity, error) {
+// Identity is the reverse of Snapshot: what a policy saw of an identity.
+func Identity(snapshot []byte) (ca.Identity, error) {
 	s := &pb.IdentitySnapshot{}
 	if err := proto.Unmarshal(snapshot, s); err != nil {
 		return ca.Identity{}, fmt.Errorf("read identity snapshot: %w", err)

@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"strconv"
 	"time"
@@ -171,6 +173,38 @@ func (s auditService) sendFrom(ctx context.Context, stream grpc.ServerStreamingS
 		}
 	}
 	return uint64(len(records)), nil
+}
+
+func (s auditService) ListIdentities(ctx context.Context, in *pb.ListIdentitiesRequest) (*pb.ListIdentitiesResponse, error) {
+	if _, err := s.authorize(ctx, pb.AuditService_ListIdentities_FullMethodName); err != nil {
+		return nil, err
+	}
+	limit, _, err := parsePage(in.GetPageSize(), "")
+	if err != nil {
+		return nil, err
+	}
+	after, err := hex.DecodeString(in.GetPageToken())
+	if err != nil || len(after) > 0 && len(after) != sha256.Size {
+		return nil, ca.Errorf(ca.Invalid, "page_token: not a token that this service gave")
+	}
+	found, err := store.Identities(ctx, s.cfg.Store, after, limit)
+	if err != nil {
+		return nil, err
+	}
+	out, size := &pb.ListIdentitiesResponse{}, 0
+	for i, identity := range found {
+		if identity.Snapshot == nil {
+			out.Erased++
+		} else {
+			out.Snapshots = append(out.Snapshots, identity.Snapshot)
+		}
+		size += len(identity.Snapshot)
+		if i == limit-1 || size > maxPageBytes {
+			out.NextPageToken = hex.EncodeToString(identity.ID)
+			break
+		}
+	}
+	return out, nil
 }
 
 func (s auditService) GetCheckpoint(ctx context.Context, _ *pb.GetCheckpointRequest) (*pb.GetCheckpointResponse, error) {

@@ -44,10 +44,11 @@ var methods = map[string]method{
 	pb.CertificateService_Discover_FullMethodName:         {callers: anybody, records: "nothing"},
 	pb.CertificateService_ListEnvironments_FullMethodName: {callers: person | workload, records: "nothing; AccessRefused"},
 
-	pb.AuditService_GetRecord_FullMethodName:     {callers: auditor | admin, records: "nothing; AccessRefused"},
-	pb.AuditService_ListRecords_FullMethodName:   {callers: auditor | admin, records: "nothing; AccessRefused"},
-	pb.AuditService_FollowRecords_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused", lasting: true},
-	pb.AuditService_GetCheckpoint_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_GetRecord_FullMethodName:      {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_ListRecords_FullMethodName:    {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_FollowRecords_FullMethodName:  {callers: auditor | admin, records: "nothing; AccessRefused", lasting: true},
+	pb.AuditService_ListIdentities_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_GetCheckpoint_FullMethodName:  {callers: auditor | admin, records: "nothing; AccessRefused"},
 
 	pb.PolicyService_ListRevisions_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
 	pb.PolicyService_GetRevision_FullMethodName:   {callers: auditor | admin, records: "nothing; AccessRefused"},

@@ -35,6 +35,9 @@ func (s policyService) ListRevisions(ctx context.Context, in *pb.ListRevisionsRe
 	if err != nil {
 		return nil, err
 	}
+	if first := in.GetBefore(); first > 0 && (before == nil || first < *before) {
+		before = &first
+	}
 	found, err := store.Revisions(ctx, s.cfg.Store, before, limit)
 	if err != nil {
 		return nil, err

@@ -554,6 +554,125 @@ func (x *FollowRecordsResponse) GetEntry() *Entry {
 	return nil
 }
 
+// ListIdentitiesRequest asks for a page.
+type ListIdentitiesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many identities; 0 means 50, more than 1000 means 1000.
+	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the page before; empty for the first.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListIdentitiesRequest) Reset() {
+	*x = ListIdentitiesRequest{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListIdentitiesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListIdentitiesRequest) ProtoMessage() {}
+
+func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListIdentitiesRequest.ProtoReflect.Descriptor instead.
+func (*ListIdentitiesRequest) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListIdentitiesRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListIdentitiesRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListIdentitiesResponse is a page of identities, in no order that means anything.
+type ListIdentitiesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest IdentitySnapshot of each.
+	Snapshots [][]byte `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// How many identities of this page are left out, because their newest snapshot was erased.
+	Erased uint32 `protobuf:"varint,2,opt,name=erased,proto3" json:"erased,omitempty"`
+	// Token of the next page; empty if this is the last.
+	NextPageToken string `protobuf:"bytes,3,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListIdentitiesResponse) Reset() {
+	*x = ListIdentitiesResponse{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListIdentitiesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListIdentitiesResponse) ProtoMessage() {}
+
+func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListIdentitiesResponse.ProtoReflect.Descriptor instead.
+func (*ListIdentitiesResponse) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListIdentitiesResponse) GetSnapshots() [][]byte {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *ListIdentitiesResponse) GetErased() uint32 {
+	if x != nil {
+		return x.Erased
+	}
+	return 0
+}
+
+func (x *ListIdentitiesResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // GetCheckpointRequest is empty.
 type GetCheckpointRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -563,7 +682,7 @@ type GetCheckpointRequest struct {
 
 func (x *GetCheckpointRequest) Reset() {
 	*x = GetCheckpointRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -575,7 +694,7 @@ func (x *GetCheckpointRequest) String() string {
 func (*GetCheckpointRequest) ProtoMessage() {}
 
 func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -588,7 +707,7 @@ func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{9}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{11}
 }
 
 // GetCheckpointResponse returns a checkpoint.
@@ -604,7 +723,7 @@ type GetCheckpointResponse struct {
 
 func (x *GetCheckpointResponse) Reset() {
 	*x = GetCheckpointResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +735,7 @@ func (x *GetCheckpointResponse) String() string {
 func (*GetCheckpointResponse) ProtoMessage() {}
 
 func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +748,7 @@ func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointResponse.ProtoReflect.Descriptor instead.
 func (*GetCheckpointResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{10}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetCheckpointResponse) GetCheckpoint() string {
@@ -689,17 +808,26 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\rR\x04last\"A\n" +
 	"\x15FollowRecordsResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"\x16\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"S\n" +
+	"\x15ListIdentitiesRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"v\n" +
+	"\x16ListIdentitiesResponse\x12\x1c\n" +
+	"\tsnapshots\x18\x01 \x03(\fR\tsnapshots\x12\x16\n" +
+	"\x06erased\x18\x02 \x01(\rR\x06erased\x12&\n" +
+	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\x16\n" +
 	"\x14GetCheckpointRequest\"]\n" +
 	"\x15GetCheckpointResponse\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\tR\n" +
 	"checkpoint\x12$\n" +
-	"\x0elog_public_key\x18\x02 \x01(\tR\flogPublicKey2\xde\x02\n" +
+	"\x0elog_public_key\x18\x02 \x01(\tR\flogPublicKey2\xb9\x03\n" +
 	"\fAuditService\x12J\n" +
 	"\tGetRecord\x12\x1d.hallpass.v1.GetRecordRequest\x1a\x1e.hallpass.v1.GetRecordResponse\x12P\n" +
 	"\vListRecords\x12\x1f.hallpass.v1.ListRecordsRequest\x1a .hallpass.v1.ListRecordsResponse\x12X\n" +
-	"\rFollowRecords\x12!.hallpass.v1.FollowRecordsRequest\x1a\".hallpass.v1.FollowRecordsResponse0\x01\x12V\n" +
+	"\rFollowRecords\x12!.hallpass.v1.FollowRecordsRequest\x1a\".hallpass.v1.FollowRecordsResponse0\x01\x12Y\n" +
+	"\x0eListIdentities\x12\".hallpass.v1.ListIdentitiesRequest\x1a#.hallpass.v1.ListIdentitiesResponse\x12V\n" +
 	"\rGetCheckpoint\x12!.hallpass.v1.GetCheckpointRequest\x1a\".hallpass.v1.GetCheckpointResponseB?Z=github.com/hallpass-ssh/hallpass/proto/hallpass/v1;hallpassv1b\x06proto3"
 
 var (
@@ -714,38 +842,42 @@ func file_hallpass_v1_audit_proto_rawDescGZIP() []byte {
 	return file_hallpass_v1_audit_proto_rawDescData
 }
 
-var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_hallpass_v1_audit_proto_goTypes = []any{
-	(*Possession)(nil),            // 0: hallpass.v1.Possession
-	(*SignedPossession)(nil),      // 1: hallpass.v1.SignedPossession
-	(*Entry)(nil),                 // 2: hallpass.v1.Entry
-	(*GetRecordRequest)(nil),      // 3: hallpass.v1.GetRecordRequest
-	(*GetRecordResponse)(nil),     // 4: hallpass.v1.GetRecordResponse
-	(*ListRecordsRequest)(nil),    // 5: hallpass.v1.ListRecordsRequest
-	(*ListRecordsResponse)(nil),   // 6: hallpass.v1.ListRecordsResponse
-	(*FollowRecordsRequest)(nil),  // 7: hallpass.v1.FollowRecordsRequest
-	(*FollowRecordsResponse)(nil), // 8: hallpass.v1.FollowRecordsResponse
-	(*GetCheckpointRequest)(nil),  // 9: hallpass.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil), // 10: hallpass.v1.GetCheckpointResponse
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(*Possession)(nil),             // 0: hallpass.v1.Possession
+	(*SignedPossession)(nil),       // 1: hallpass.v1.SignedPossession
+	(*Entry)(nil),                  // 2: hallpass.v1.Entry
+	(*GetRecordRequest)(nil),       // 3: hallpass.v1.GetRecordRequest
+	(*GetRecordResponse)(nil),      // 4: hallpass.v1.GetRecordResponse
+	(*ListRecordsRequest)(nil),     // 5: hallpass.v1.ListRecordsRequest
+	(*ListRecordsResponse)(nil),    // 6: hallpass.v1.ListRecordsResponse
+	(*FollowRecordsRequest)(nil),   // 7: hallpass.v1.FollowRecordsRequest
+	(*FollowRecordsResponse)(nil),  // 8: hallpass.v1.FollowRecordsResponse
+	(*ListIdentitiesRequest)(nil),  // 9: hallpass.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil), // 10: hallpass.v1.ListIdentitiesResponse
+	(*GetCheckpointRequest)(nil),   // 11: hallpass.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil),  // 12: hallpass.v1.GetCheckpointResponse
+	(*timestamppb.Timestamp)(nil),  // 13: google.protobuf.Timestamp
 }
 var file_hallpass_v1_audit_proto_depIdxs = []int32{
-	11, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
+	13, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: hallpass.v1.GetRecordResponse.entry:type_name -> hallpass.v1.Entry
-	11, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
-	11, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
+	13, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
+	13, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
 	2,  // 4: hallpass.v1.ListRecordsResponse.entries:type_name -> hallpass.v1.Entry
 	2,  // 5: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
 	3,  // 6: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
 	5,  // 7: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
 	7,  // 8: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
-	9,  // 9: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
-	4,  // 10: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
-	6,  // 11: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
-	8,  // 12: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
-	10, // 13: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
+	9,  // 9: hallpass.v1.AuditService.ListIdentities:input_type -> hallpass.v1.ListIdentitiesRequest
+	11, // 10: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
+	4,  // 11: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
+	6,  // 12: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
+	8,  // 13: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
+	10, // 14: hallpass.v1.AuditService.ListIdentities:output_type -> hallpass.v1.ListIdentitiesResponse
+	12, // 15: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
 	6,  // [6:6] is the sub-list for extension extendee
 	0,  // [0:6] is the sub-list for field type_name
@@ -762,7 +894,7 @@ func file_hallpass_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_audit_proto_rawDesc), len(file_hallpass_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

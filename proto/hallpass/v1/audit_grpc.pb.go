@@ -19,10 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AuditService_GetRecord_FullMethodName     = "/hallpass.v1.AuditService/GetRecord"
-	AuditService_ListRecords_FullMethodName   = "/hallpass.v1.AuditService/ListRecords"
-	AuditService_FollowRecords_FullMethodName = "/hallpass.v1.AuditService/FollowRecords"
-	AuditService_GetCheckpoint_FullMethodName = "/hallpass.v1.AuditService/GetCheckpoint"
+	AuditService_GetRecord_FullMethodName      = "/hallpass.v1.AuditService/GetRecord"
+	AuditService_ListRecords_FullMethodName    = "/hallpass.v1.AuditService/ListRecords"
+	AuditService_FollowRecords_FullMethodName  = "/hallpass.v1.AuditService/FollowRecords"
+	AuditService_ListIdentities_FullMethodName = "/hallpass.v1.AuditService/ListIdentities"
+	AuditService_GetCheckpoint_FullMethodName  = "/hallpass.v1.AuditService/GetCheckpoint"
 )
 
 // AuditServiceClient is the client API for AuditService service.
@@ -37,6 +38,8 @@ type AuditServiceClient interface {
 	ListRecords(ctx context.Context, in *ListRecordsRequest, opts ...grpc.CallOption) (*ListRecordsResponse, error)
 	// FollowRecords sends records as they are committed, oldest first, without a gap.
 	FollowRecords(ctx context.Context, in *FollowRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowRecordsResponse], error)
+	// ListIdentities returns who is known to the log, each as a policy saw it last, a page at a time.
+	ListIdentities(ctx context.Context, in *ListIdentitiesRequest, opts ...grpc.CallOption) (*ListIdentitiesResponse, error)
 	// GetCheckpoint returns the newest signed checkpoint of the log.
 	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
 }
@@ -88,6 +91,16 @@ func (c *auditServiceClient) FollowRecords(ctx context.Context, in *FollowRecord
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AuditService_FollowRecordsClient = grpc.ServerStreamingClient[FollowRecordsResponse]
 
+func (c *auditServiceClient) ListIdentities(ctx context.Context, in *ListIdentitiesRequest, opts ...grpc.CallOption) (*ListIdentitiesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListIdentitiesResponse)
+	err := c.cc.Invoke(ctx, AuditService_ListIdentities_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *auditServiceClient) GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetCheckpointResponse)
@@ -110,6 +123,8 @@ type AuditServiceServer interface {
 	ListRecords(context.Context, *ListRecordsRequest) (*ListRecordsResponse, error)
 	// FollowRecords sends records as they are committed, oldest first, without a gap.
 	FollowRecords(*FollowRecordsRequest, grpc.ServerStreamingServer[FollowRecordsResponse]) error
+	// ListIdentities returns who is known to the log, each as a policy saw it last, a page at a time.
+	ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error)
 	// GetCheckpoint returns the newest signed checkpoint of the log.
 	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)
 	mustEmbedUnimplementedAuditServiceServer()
@@ -130,6 +145,9 @@ func (UnimplementedAuditServiceServer) ListRecords(context.Context, *ListRecords
 }
 func (UnimplementedAuditServiceServer) FollowRecords(*FollowRecordsRequest, grpc.ServerStreamingServer[FollowRecordsResponse]) error {
 	return status.Error(codes.Unimplemented, "method FollowRecords not implemented")
+}
+func (UnimplementedAuditServiceServer) ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListIdentities not implemented")
 }
 func (UnimplementedAuditServiceServer) GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetCheckpoint not implemented")
@@ -202,6 +220,24 @@ func _AuditService_FollowRecords_Handler(srv interface{}, stream grpc.ServerStre
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AuditService_FollowRecordsServer = grpc.ServerStreamingServer[FollowRecordsResponse]
 
+func _AuditService_ListIdentities_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListIdentitiesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServiceServer).ListIdentities(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuditService_ListIdentities_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServiceServer).ListIdentities(ctx, req.(*ListIdentitiesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AuditService_GetCheckpoint_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetCheckpointRequest)
 	if err := dec(in); err != nil {
@@ -234,6 +270,10 @@ var AuditService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRecords",
 			Handler:    _AuditService_ListRecords_Handler,
+		},
+		{
+			MethodName: "ListIdentities",
+			Handler:    _AuditService_ListIdentities_Handler,
 		},
 		{
 			MethodName: "GetCheckpoint",

@@ -352,7 +352,9 @@ type DryRunResponse struct {
 	// Lifetime that would be granted.
 	Ttl *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// Principals that would be certified.
-	Principals    []string `protobuf:"bytes,4,rep,name=principals,proto3" json:"principals,omitempty"`
+	Principals []string `protobuf:"bytes,4,rep,name=principals,proto3" json:"principals,omitempty"`
+	// Why the answer is no, or not yet; absent for a yes.
+	Explanation   *Explanation `protobuf:"bytes,5,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -415,6 +417,188 @@ func (x *DryRunResponse) GetPrincipals() []string {
 	return nil
 }
 
+func (x *DryRunResponse) GetExplanation() *Explanation {
+	if x != nil {
+		return x.Explanation
+	}
+	return nil
+}
+
+// Explanation says why a caller is refused, in words about this caller alone. It names rules and says what they tell those whom
+// they refuse; it never holds the text of a condition or anybody else's data. A refusal by Issue carries it as a detail of the
+// error, where it has at most 2 KB.
+type Explanation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The reason in one sentence, without what the rules below say.
+	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Rules that refuse, or that come nearest to a yes, the nearest first.
+	Rules []*ExplainedRule `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	// How many more rules there are for what was asked.
+	MoreRules uint32 `protobuf:"varint,3,opt,name=more_rules,json=moreRules,proto3" json:"more_rules,omitempty"`
+	// What is missing, as far as the caller can be told; all of it if next is a command.
+	Missing []string `protobuf:"bytes,4,rep,name=missing,proto3" json:"missing,omitempty"`
+	// The command to type for a yes; empty if the caller cannot get one alone.
+	Next string `protobuf:"bytes,5,opt,name=next,proto3" json:"next,omitempty"`
+	// Whom to ask; empty if nobody need be asked.
+	Ask           string `protobuf:"bytes,6,opt,name=ask,proto3" json:"ask,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Explanation) Reset() {
+	*x = Explanation{}
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Explanation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Explanation) ProtoMessage() {}
+
+func (x *Explanation) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
+func (*Explanation) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Explanation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Explanation) GetRules() []*ExplainedRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Explanation) GetMoreRules() uint32 {
+	if x != nil {
+		return x.MoreRules
+	}
+	return 0
+}
+
+func (x *Explanation) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *Explanation) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
+}
+
+func (x *Explanation) GetAsk() string {
+	if x != nil {
+		return x.Ask
+	}
+	return ""
+}
+
+// ExplainedRule is a rule as far as a caller may know it.
+type ExplainedRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// It is a deny rule, and refuses.
+	Deny bool `protobuf:"varint,2,opt,name=deny,proto3" json:"deny,omitempty"`
+	// Who answers for it; empty if the policy does not say.
+	Owner string `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
+	// What a deny rule says to those whom it refuses.
+	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
+	// Why it does not let the caller in, each a clause about the caller.
+	Lacks         []string `protobuf:"bytes,5,rep,name=lacks,proto3" json:"lacks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExplainedRule) Reset() {
+	*x = ExplainedRule{}
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExplainedRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExplainedRule) ProtoMessage() {}
+
+func (x *ExplainedRule) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExplainedRule.ProtoReflect.Descriptor instead.
+func (*ExplainedRule) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ExplainedRule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ExplainedRule) GetDeny() bool {
+	if x != nil {
+		return x.Deny
+	}
+	return false
+}
+
+func (x *ExplainedRule) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *ExplainedRule) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ExplainedRule) GetLacks() []string {
+	if x != nil {
+		return x.Lacks
+	}
+	return nil
+}
+
 // DiscoverRequest is empty.
 type DiscoverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -424,7 +608,7 @@ type DiscoverRequest struct {
 
 func (x *DiscoverRequest) Reset() {
 	*x = DiscoverRequest{}
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[5]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +620,7 @@ func (x *DiscoverRequest) String() string {
 func (*DiscoverRequest) ProtoMessage() {}
 
 func (x *DiscoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[5]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +633,7 @@ func (x *DiscoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverRequest.ProtoReflect.Descriptor instead.
 func (*DiscoverRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{5}
+	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{7}
 }
 
 // DiscoverResponse is what a helper needs before login. It is not secret and is not trusted for the server's name.
@@ -467,7 +651,7 @@ type DiscoverResponse struct {
 
 func (x *DiscoverResponse) Reset() {
 	*x = DiscoverResponse{}
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[6]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +663,7 @@ func (x *DiscoverResponse) String() string {
 func (*DiscoverResponse) ProtoMessage() {}
 
 func (x *DiscoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[6]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +676,7 @@ func (x *DiscoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverResponse.ProtoReflect.Descriptor instead.
 func (*DiscoverResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{6}
+	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DiscoverResponse) GetIssuers() []*Issuer {
@@ -533,7 +717,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[7]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -545,7 +729,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[7]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -558,7 +742,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{7}
+	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Issuer) GetName() string {
@@ -602,7 +786,7 @@ type UserCAKey struct {
 
 func (x *UserCAKey) Reset() {
 	*x = UserCAKey{}
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[8]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -614,7 +798,7 @@ func (x *UserCAKey) String() string {
 func (*UserCAKey) ProtoMessage() {}
 
 func (x *UserCAKey) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[8]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -627,7 +811,7 @@ func (x *UserCAKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCAKey.ProtoReflect.Descriptor instead.
 func (*UserCAKey) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{8}
+	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *UserCAKey) GetAuthority() string {
@@ -653,7 +837,7 @@ type ListEnvironmentsRequest struct {
 
 func (x *ListEnvironmentsRequest) Reset() {
 	*x = ListEnvironmentsRequest{}
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[9]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -665,7 +849,7 @@ func (x *ListEnvironmentsRequest) String() string {
 func (*ListEnvironmentsRequest) ProtoMessage() {}
 
 func (x *ListEnvironmentsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[9]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -678,7 +862,7 @@ func (x *ListEnvironmentsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnvironmentsRequest.ProtoReflect.Descriptor instead.
 func (*ListEnvironmentsRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{9}
+	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{11}
 }
 
 // ListEnvironmentsResponse lists the environments of the policy in force.
@@ -694,7 +878,7 @@ type ListEnvironmentsResponse struct {
 
 func (x *ListEnvironmentsResponse) Reset() {
 	*x = ListEnvironmentsResponse{}
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[10]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -706,7 +890,7 @@ func (x *ListEnvironmentsResponse) String() string {
 func (*ListEnvironmentsResponse) ProtoMessage() {}
 
 func (x *ListEnvironmentsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[10]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -719,7 +903,7 @@ func (x *ListEnvironmentsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEnvironmentsResponse.ProtoReflect.Descriptor instead.
 func (*ListEnvironmentsResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{10}
+	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListEnvironmentsResponse) GetEnvironments() []*Environment {
@@ -751,7 +935,7 @@ type Environment struct {
 
 func (x *Environment) Reset() {
 	*x = Environment{}
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[11]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -763,7 +947,7 @@ func (x *Environment) String() string {
 func (*Environment) ProtoMessage() {}
 
 func (x *Environment) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_certificate_proto_msgTypes[11]
+	mi := &file_hallpass_v1_certificate_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -776,7 +960,7 @@ func (x *Environment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Environment.ProtoReflect.Descriptor instead.
 func (*Environment) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{11}
+	return file_hallpass_v1_certificate_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Environment) GetName() string {
@@ -833,14 +1017,29 @@ const file_hallpass_v1_certificate_proto_rawDesc = "" +
 	"\x06policy\x18\x04 \x01(\v2\x16.hallpass.v1.PolicyRefR\x06policy\"A\n" +
 	"\rDryRunRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\x12\x16\n" +
-	"\x06sshsig\x18\x02 \x01(\fR\x06sshsig\"\xc0\x01\n" +
+	"\x06sshsig\x18\x02 \x01(\fR\x06sshsig\"\xfc\x01\n" +
 	"\x0eDryRunResponse\x121\n" +
 	"\bdecision\x18\x01 \x01(\v2\x15.hallpass.v1.DecisionR\bdecision\x12.\n" +
 	"\x06policy\x18\x02 \x01(\v2\x16.hallpass.v1.PolicyRefR\x06policy\x12+\n" +
 	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12\x1e\n" +
 	"\n" +
 	"principals\x18\x04 \x03(\tR\n" +
-	"principals\"\x11\n" +
+	"principals\x12:\n" +
+	"\vexplanation\x18\x05 \x01(\v2\x18.hallpass.v1.ExplanationR\vexplanation\"\xb6\x01\n" +
+	"\vExplanation\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x120\n" +
+	"\x05rules\x18\x02 \x03(\v2\x1a.hallpass.v1.ExplainedRuleR\x05rules\x12\x1d\n" +
+	"\n" +
+	"more_rules\x18\x03 \x01(\rR\tmoreRules\x12\x18\n" +
+	"\amissing\x18\x04 \x03(\tR\amissing\x12\x12\n" +
+	"\x04next\x18\x05 \x01(\tR\x04next\x12\x10\n" +
+	"\x03ask\x18\x06 \x01(\tR\x03ask\"}\n" +
+	"\rExplainedRule\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04deny\x18\x02 \x01(\bR\x04deny\x12\x14\n" +
+	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x18\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\x12\x14\n" +
+	"\x05lacks\x18\x05 \x03(\tR\x05lacks\"\x11\n" +
 	"\x0fDiscoverRequest\"\x95\x01\n" +
 	"\x10DiscoverResponse\x12-\n" +
 	"\aissuers\x18\x01 \x03(\v2\x13.hallpass.v1.IssuerR\aissuers\x128\n" +
@@ -882,50 +1081,54 @@ func file_hallpass_v1_certificate_proto_rawDescGZIP() []byte {
 	return file_hallpass_v1_certificate_proto_rawDescData
 }
 
-var file_hallpass_v1_certificate_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_hallpass_v1_certificate_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_hallpass_v1_certificate_proto_goTypes = []any{
 	(*CertificateRequest)(nil),       // 0: hallpass.v1.CertificateRequest
 	(*IssueRequest)(nil),             // 1: hallpass.v1.IssueRequest
 	(*IssueResponse)(nil),            // 2: hallpass.v1.IssueResponse
 	(*DryRunRequest)(nil),            // 3: hallpass.v1.DryRunRequest
 	(*DryRunResponse)(nil),           // 4: hallpass.v1.DryRunResponse
-	(*DiscoverRequest)(nil),          // 5: hallpass.v1.DiscoverRequest
-	(*DiscoverResponse)(nil),         // 6: hallpass.v1.DiscoverResponse
-	(*Issuer)(nil),                   // 7: hallpass.v1.Issuer
-	(*UserCAKey)(nil),                // 8: hallpass.v1.UserCAKey
-	(*ListEnvironmentsRequest)(nil),  // 9: hallpass.v1.ListEnvironmentsRequest
-	(*ListEnvironmentsResponse)(nil), // 10: hallpass.v1.ListEnvironmentsResponse
-	(*Environment)(nil),              // 11: hallpass.v1.Environment
-	(*durationpb.Duration)(nil),      // 12: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),    // 13: google.protobuf.Timestamp
-	(*Decision)(nil),                 // 14: hallpass.v1.Decision
-	(*PolicyRef)(nil),                // 15: hallpass.v1.PolicyRef
+	(*Explanation)(nil),              // 5: hallpass.v1.Explanation
+	(*ExplainedRule)(nil),            // 6: hallpass.v1.ExplainedRule
+	(*DiscoverRequest)(nil),          // 7: hallpass.v1.DiscoverRequest
+	(*DiscoverResponse)(nil),         // 8: hallpass.v1.DiscoverResponse
+	(*Issuer)(nil),                   // 9: hallpass.v1.Issuer
+	(*UserCAKey)(nil),                // 10: hallpass.v1.UserCAKey
+	(*ListEnvironmentsRequest)(nil),  // 11: hallpass.v1.ListEnvironmentsRequest
+	(*ListEnvironmentsResponse)(nil), // 12: hallpass.v1.ListEnvironmentsResponse
+	(*Environment)(nil),              // 13: hallpass.v1.Environment
+	(*durationpb.Duration)(nil),      // 14: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),    // 15: google.protobuf.Timestamp
+	(*Decision)(nil),                 // 16: hallpass.v1.Decision
+	(*PolicyRef)(nil),                // 17: hallpass.v1.PolicyRef
 }
 var file_hallpass_v1_certificate_proto_depIdxs = []int32{
-	12, // 0: hallpass.v1.CertificateRequest.ttl:type_name -> google.protobuf.Duration
-	13, // 1: hallpass.v1.CertificateRequest.client_time:type_name -> google.protobuf.Timestamp
-	14, // 2: hallpass.v1.IssueResponse.decision:type_name -> hallpass.v1.Decision
-	15, // 3: hallpass.v1.IssueResponse.policy:type_name -> hallpass.v1.PolicyRef
-	14, // 4: hallpass.v1.DryRunResponse.decision:type_name -> hallpass.v1.Decision
-	15, // 5: hallpass.v1.DryRunResponse.policy:type_name -> hallpass.v1.PolicyRef
-	12, // 6: hallpass.v1.DryRunResponse.ttl:type_name -> google.protobuf.Duration
-	7,  // 7: hallpass.v1.DiscoverResponse.issuers:type_name -> hallpass.v1.Issuer
-	8,  // 8: hallpass.v1.DiscoverResponse.user_ca_keys:type_name -> hallpass.v1.UserCAKey
-	11, // 9: hallpass.v1.ListEnvironmentsResponse.environments:type_name -> hallpass.v1.Environment
-	15, // 10: hallpass.v1.ListEnvironmentsResponse.policy:type_name -> hallpass.v1.PolicyRef
-	1,  // 11: hallpass.v1.CertificateService.Issue:input_type -> hallpass.v1.IssueRequest
-	3,  // 12: hallpass.v1.CertificateService.DryRun:input_type -> hallpass.v1.DryRunRequest
-	5,  // 13: hallpass.v1.CertificateService.Discover:input_type -> hallpass.v1.DiscoverRequest
-	9,  // 14: hallpass.v1.CertificateService.ListEnvironments:input_type -> hallpass.v1.ListEnvironmentsRequest
-	2,  // 15: hallpass.v1.CertificateService.Issue:output_type -> hallpass.v1.IssueResponse
-	4,  // 16: hallpass.v1.CertificateService.DryRun:output_type -> hallpass.v1.DryRunResponse
-	6,  // 17: hallpass.v1.CertificateService.Discover:output_type -> hallpass.v1.DiscoverResponse
-	10, // 18: hallpass.v1.CertificateService.ListEnvironments:output_type -> hallpass.v1.ListEnvironmentsResponse
-	15, // [15:19] is the sub-list for method output_type
-	11, // [11:15] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	14, // 0: hallpass.v1.CertificateRequest.ttl:type_name -> google.protobuf.Duration
+	15, // 1: hallpass.v1.CertificateRequest.client_time:type_name -> google.protobuf.Timestamp
+	16, // 2: hallpass.v1.IssueResponse.decision:type_name -> hallpass.v1.Decision
+	17, // 3: hallpass.v1.IssueResponse.policy:type_name -> hallpass.v1.PolicyRef
+	16, // 4: hallpass.v1.DryRunResponse.decision:type_name -> hallpass.v1.Decision
+	17, // 5: hallpass.v1.DryRunResponse.policy:type_name -> hallpass.v1.PolicyRef
+	14, // 6: hallpass.v1.DryRunResponse.ttl:type_name -> google.protobuf.Duration
+	5,  // 7: hallpass.v1.DryRunResponse.explanation:type_name -> hallpass.v1.Explanation
+	6,  // 8: hallpass.v1.Explanation.rules:type_name -> hallpass.v1.ExplainedRule
+	9,  // 9: hallpass.v1.DiscoverResponse.issuers:type_name -> hallpass.v1.Issuer
+	10, // 10: hallpass.v1.DiscoverResponse.user_ca_keys:type_name -> hallpass.v1.UserCAKey
+	13, // 11: hallpass.v1.ListEnvironmentsResponse.environments:type_name -> hallpass.v1.Environment
+	17, // 12: hallpass.v1.ListEnvironmentsResponse.policy:type_name -> hallpass.v1.PolicyRef
+	1,  // 13: hallpass.v1.CertificateService.Issue:input_type -> hallpass.v1.IssueRequest
+	3,  // 14: hallpass.v1.CertificateService.DryRun:input_type -> hallpass.v1.DryRunRequest
+	7,  // 15: hallpass.v1.CertificateService.Discover:input_type -> hallpass.v1.DiscoverRequest
+	11, // 16: hallpass.v1.CertificateService.ListEnvironments:input_type -> hallpass.v1.ListEnvironmentsRequest
+	2,  // 17: hallpass.v1.CertificateService.Issue:output_type -> hallpass.v1.IssueResponse
+	4,  // 18: hallpass.v1.CertificateService.DryRun:output_type -> hallpass.v1.DryRunResponse
+	8,  // 19: hallpass.v1.CertificateService.Discover:output_type -> hallpass.v1.DiscoverResponse
+	12, // 20: hallpass.v1.CertificateService.ListEnvironments:output_type -> hallpass.v1.ListEnvironmentsResponse
+	17, // [17:21] is the sub-list for method output_type
+	13, // [13:17] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_certificate_proto_init() }
@@ -940,7 +1143,7 @@ func file_hallpass_v1_certificate_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_certificate_proto_rawDesc), len(file_hallpass_v1_certificate_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
