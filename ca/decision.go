@@ -86,6 +86,8 @@ type Need struct {
 type FailedRule struct {
 	Rule    string
 	Message string
+	// Told is what the caller may read of the Message, which may quote what the rule says of others. Records do not hold it.
+	Told string
 }
 
 // Environment is a named set of hosts.

@@ -45,6 +45,8 @@ type Error struct {
 	RetryAfter time.Duration
 	// Refused says where the log has this refusal; nil if it does not.
 	Refused *Refused
+	// Explanation says why the policy refused; nil if it did not, or cannot say.
+	Explanation *Explanation
 }
 
 // Refused is what a refused caller may quote to an admin.

@@ -27,6 +27,8 @@ type Planned struct {
 	// TTL and Principals are those of the certificate; zero unless the Outcome is Allow.
 	TTL        time.Duration
 	Principals []string
+	// Explanation says why not; nil for Allow.
+	Explanation *Explanation
 }
 
 // Issue turns a call into a certificate or into a refusal. Read it from top to bottom: the order of its steps is what the
@@ -71,6 +73,7 @@ func (c *CA) Issue(ctx context.Context, call Call) (*Issued, error) {
 		case err != nil:
 			return nil, err
 		case a.Refusal != nil:
+			a.Refusal.Explanation = c.explain(ctx, a)
 			return nil, a.Refusal
 		}
 		// 5. Sign. The record is durable, so the certificate exists from here on, whoever has gone away.
@@ -96,6 +99,7 @@ func (c *CA) DryRun(ctx context.Context, call Call) (*Planned, error) {
 	p := &Planned{Decision: a.Decision, Policy: a.Policy}
 	if err != nil {
 		if a.Decision.Outcome == Deny || a.Decision.Outcome == NeedsMore {
+			p.Explanation = c.explain(ctx, a)
 			return p, nil
 		}
 		return nil, err
@@ -146,12 +150,12 @@ func named(c Caller) bool {
 
 // decide asks the policy in force and limits what it grants. It sets what the attempt records of both.
 func (c *CA) decide(ctx context.Context, a *Attempt, caller Caller) (*certificate, error) {
-	a.Policy, a.Decision, a.Authority = PolicyRef{}, Decision{}, ""
+	a.Policy, a.Decision, a.Authority, a.rules = PolicyRef{}, Decision{}, "", nil
 	rules := c.Rules()
 	if rules == nil {
 		return nil, Errorf(Unavailable, "no policy is in force yet: try again later")
 	}
-	a.Policy = rules.Ref()
+	a.Policy, a.rules = rules.Ref(), rules
 	if err := c.guard("decide", func() error {
 		identity, err := rules.Declare(caller)
 		if err != nil {

@@ -20,6 +20,8 @@ type Attempt struct {
 	Authority string
 	// Refusal says why nothing is granted; nil for a grant.
 	Refusal *Error
+
+	rules Rules // that decided
 }
 
 // Recorded is what the log holds of an earlier attempt.

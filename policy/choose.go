@@ -148,7 +148,7 @@ func (a *asking) noRule() string {
 	if len(a.decision.Failed) > 0 {
 		failed := make([]string, len(a.decision.Failed))
 		for i, f := range a.decision.Failed {
-			failed[i] = f.Rule + " (" + f.Message + ")"
+			failed[i] = f.Rule + " (" + f.Told + ")"
 		}
 		message += "; could not be evaluated: " + listed(failed)
 	}

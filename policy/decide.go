@@ -104,7 +104,7 @@ func (a *asking) begin(ctx context.Context) string {
 }
 
 func (a *asking) failed(r *rule, err error) {
-	a.decision.Failed = append(a.decision.Failed, ca.FailedRule{Rule: r.name, Message: err.Error()})
+	a.decision.Failed = append(a.decision.Failed, ca.FailedRule{Rule: r.name, Message: err.Error(), Told: a.toldFailure(err)})
 }
 
 // askDeny asks every deny rule. It returns the one that refuses and why: one that is true before one that fails, then by name.
@@ -131,7 +131,7 @@ func (a *asking) askDeny(rules []*rule) (name, refusal string) {
 		return denying.name, message
 	case broken != nil:
 		return broken.name, fmt.Sprintf("the deny rule %s could not be evaluated, and so refuses to let you %s: %s",
-			broken.name, a.what(), a.decision.Failed[0].Message)
+			broken.name, a.what(), a.decision.Failed[0].Told)
 	}
 	return "", ""
 }

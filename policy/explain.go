@@ -69,6 +69,8 @@ type Condition struct {
 	Error string `json:"error,omitempty"`
 	// Values are those that made it what it is.
 	Values []Value `json:"values,omitempty"`
+
+	told string // the same in words about the caller alone; empty if the caller may learn nothing from it
 }
 
 // Verdict is what a condition comes to.
@@ -228,6 +230,7 @@ func (a *asking) explainWhen(n *nearRule, out *ExplainedRule) {
 		if c.Result, c.Values, err = a.evaluation.watch(part); err != nil {
 			c.Error = clip(err.Error())
 		}
+		c.told = a.told(part, c, n.deny)
 		explained = explained || c.Result == n.verdict
 		var cure remedy
 		if (c.Result == True) == n.deny {
@@ -236,8 +239,8 @@ func (a *asking) explainWhen(n *nearRule, out *ExplainedRule) {
 		out.add(c, cure)
 	}
 	if n.verdict == Failed && !explained { // each part is within the bounds that all together are not
-		out.add(Condition{Part: "when", Text: "the whole condition", Result: Failed, Error: clip(n.err.Error())},
-			remedy{text: "the condition of " + n.name + " must be evaluated: " + n.err.Error()})
+		out.add(Condition{Part: "when", Text: "the whole condition", Result: Failed, Error: clip(n.err.Error()), told: "it fails for you: " + a.toldFailure(n.err)},
+			remedy{text: "the condition of " + n.name + " must be evaluated: " + n.err.Error(), told: "the condition of " + n.name + " to be evaluated"})
 	}
 }
 
@@ -247,30 +250,36 @@ func (a *asking) explainGrant(n *nearRule, out *ExplainedRule) {
 	if !n.ends.IsZero() {
 		out.add(Condition{
 			Part: "expires", Text: "expires " + n.lastDay(), Result: verdict(!n.expired(a.q.Now)), Values: []Value{{"now", showTime(a.q.Now)}},
+			told: "it ended on " + n.lastDay(),
 		}, remedy{text: "a later date: the rule " + n.name + " ended on " + n.lastDay()})
 	}
 	logins := n.offer.grant.Logins
 	c := Condition{Part: "logins", Text: clip("logins " + strings.Join(logins, ", ")), Result: verdict(slices.Contains(logins, r.Login)),
 		Values: []Value{{"request.login", fmt.Sprintf("%q", r.Login)}}}
 	cure := remedy{text: "the login " + r.Login + ", which the rule does not grant"}
+	cure.told = cure.text
 	if c.Result == False && n.partial != nil && n.offer.complete(n.rule) {
 		c.Text, c.Result, c.Error = "logins", Failed, clip(n.partial.Error())
 		cure.text += ": " + c.Error
+		c.told = "its logins cannot be filled in for you: " + a.toldFailure(n.partial)
 	} else if c.Result == False && len(logins) > 0 {
-		cure = remedy{text: "another login: " + listed(slices.Clone(logins)), apply: func(q *ca.Question) { q.Request.Login = logins[0] }}
+		cure = remedy{text: "another login: " + listed(slices.Clone(logins)), told: "another login", apply: func(q *ca.Question) { q.Request.Login = logins[0] }}
 		if n.verdict == True {
-			out.login = cure
+			out.login, cure.told = cure, cure.text
+			c.told = fmt.Sprintf("it lets you log in as %s, not as %s", listed(slices.Clone(logins)), clip(r.Login))
 		}
 	}
 	out.add(c, cure)
 	if !n.offer.complete(n.rule) {
-		out.add(Condition{Part: "source_address", Text: "source_address", Result: Failed, Error: clip(n.partial.Error())},
-			remedy{text: clip(n.partial.Error())})
+		out.add(Condition{Part: "source_address", Text: "source_address", Result: Failed, Error: clip(n.partial.Error()),
+			told: "its networks cannot be filled in for you"},
+			remedy{text: clip(n.partial.Error()), told: "networks that can be filled in"})
 	}
 	most := shortDuration(n.offer.ceiling)
 	out.add(Condition{
 		Part: "ttl", Text: "ttl at most " + most + a.whose(n), Result: verdict(r.TTL <= n.offer.ceiling),
 		Values: []Value{{"request.ttl", cmp.Or(strings.TrimPrefix(shortDuration(r.TTL), "0s"), "none asked for")}},
+		told:   "it lets you in for at most " + most + ", not for " + shortDuration(r.TTL),
 	}, aTTL("a lifetime of at most ", n.offer.ceiling))
 	a.explainRequire(n, out)
 }
@@ -283,7 +292,7 @@ func (a *asking) explainRequire(n *nearRule, out *ExplainedRule) {
 	if n.require.reason {
 		out.add(Condition{
 			Part: "require", Text: "reason", Result: verdict(!lacks(ca.NeedReason)),
-			Values: []Value{{"request.reason", clip(fmt.Sprintf("%q", a.q.Request.Reason))}},
+			Values: []Value{{"request.reason", clip(fmt.Sprintf("%q", a.q.Request.Reason))}}, told: "it asks for a reason",
 		}, aReason())
 	}
 	if within := n.require.loginWithin; within > 0 {
@@ -291,10 +300,11 @@ func (a *asking) explainRequire(n *nearRule, out *ExplainedRule) {
 		if at := a.q.Token.AuthTime; !at.IsZero() {
 			signedIn = showTime(at) + ", " + shortDuration(a.q.Now.Sub(at).Round(time.Second)) + " ago"
 		}
+		needed := needWords(ca.Need{Kind: ca.NeedFreshLogin, LoginWithin: within})
 		out.add(Condition{
 			Part: "require", Text: "login_within " + shortDuration(within), Result: verdict(!lacks(ca.NeedFreshLogin)),
-			Values: []Value{{"token.auth_time", signedIn}},
-		}, aFreshLogin(needWords(ca.Need{Kind: ca.NeedFreshLogin, LoginWithin: within})))
+			Values: []Value{{"token.auth_time", signedIn}}, told: "it asks for " + needed,
+		}, a.aFreshLogin(needed))
 	}
 }
 

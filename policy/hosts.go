@@ -172,16 +172,23 @@ type candidate struct {
 
 // nearest returns the pattern that the fewest edits of the host would match, and its environment; false if there is none.
 func (p *Policy) nearest(host string) (candidate, bool) {
+	all := p.nearestFirst(host)
+	if len(all) == 0 {
+		return candidate{}, false
+	}
+	return all[0], true
+}
+
+// nearestFirst lists all patterns, those first that the fewest edits of the host would match.
+func (p *Policy) nearestFirst(host string) []candidate {
 	var all []candidate
 	for _, e := range p.environments {
 		for _, pattern := range e.Hosts {
 			all = append(all, candidate{edits(host, pattern), e.Name, pattern})
 		}
 	}
-	if len(all) == 0 {
-		return candidate{}, false
-	}
-	return slices.MinFunc(all, func(a, b candidate) int {
+	slices.SortStableFunc(all, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(a.edits, b.edits), cmp.Compare(a.name, b.name))
-	}), true
+	})
+	return all
 }

@@ -15,6 +15,8 @@ import (
 type remedy struct {
 	// text says it; empty for no remedy.
 	text string
+	// told says it in words about the caller alone, if text does not; only what the caller can do itself needs no other words.
+	told string
 	// apply does it to a question; nil if the caller needs somebody else for it.
 	apply func(*ca.Question)
 	// first is the command to type before the request; empty for none.
@@ -46,13 +48,14 @@ func (a *asking) cure(c conjunct, shown Condition, deny bool) remedy {
 	case deny:
 		return remedy{}
 	case group != "" && shown.Result == False:
-		return remedy{text: "the group " + group}
+		return remedy{text: "the group " + group, told: "a group that you are not in"}
 	case mentions(c.expr, "identity.email") && a.q.Identity.Email == "":
-		return remedy{text: "an email that the issuer vouches for: the sign-in brings none"}
+		const vouched = "an email that the issuer vouches for: the sign-in brings none"
+		return remedy{text: vouched, told: vouched}
 	case shown.Result == Failed:
-		return remedy{text: shown.Text + " to be evaluated: " + shown.Error}
+		return remedy{text: shown.Text + " to be evaluated: " + shown.Error, told: "a condition that can be evaluated for you"}
 	}
-	return remedy{text: "this to be true: " + shown.Text}
+	return remedy{text: "this to be true: " + shown.Text, told: "a condition that holds for you"}
 }
 
 // change is one thing that callers can do differently, and the variable that shows it.
@@ -66,8 +69,11 @@ func (a *asking) changes() []change {
 	if a.q.Request.BreakGlass {
 		glass.remedy = remedy{text: "no emergency declared", apply: func(q *ca.Question) { q.Request.BreakGlass = false }}
 	}
-	all := []change{glass, {"request.reason", aReason()}, {"token.auth_time", aFreshLogin("a fresh sign-in")},
-		{"token.bound", aFreshLogin("a sign-in that is bound to the key")}}
+	all := []change{glass, {"request.reason", aReason()}}
+	if a.q.Identity.Kind != ca.Workload { // which signs in nowhere
+		all = append(all, change{"token.auth_time", a.aFreshLogin("a fresh sign-in")},
+			change{"token.bound", a.aFreshLogin("a sign-in that is bound to the key")})
+	}
 	for _, ttl := range []time.Duration{12 * time.Hour, 8 * time.Hour, 4 * time.Hour, 2 * time.Hour, time.Hour, 30 * time.Minute, 10 * time.Minute} {
 		all = append(all, change{"request.ttl", aTTL("a lifetime of ", ttl)})
 	}
@@ -84,7 +90,11 @@ func aReason() remedy {
 	return remedy{text: "a reason", apply: func(q *ca.Question) { q.Request.Reason = "INC-42: the disk is full" }}
 }
 
-func aFreshLogin(text string) remedy {
+// aFreshLogin is no remedy that a workload can apply: it signs in nowhere.
+func (a *asking) aFreshLogin(text string) remedy {
+	if a.q.Identity.Kind == ca.Workload {
+		return remedy{text: text, told: text}
+	}
 	return remedy{text: text, first: freshLogin, apply: func(q *ca.Question) { q.Token.AuthTime, q.Token.Bound = q.Now, true }}
 }
 
@@ -129,7 +139,7 @@ func (x *Explanation) remedies(r ca.Request) []remedy {
 		if rule.Kind != "deny" {
 			continue
 		}
-		cure := remedy{text: "the deny rule " + rule.Name + " not to refuse"}
+		cure := remedy{text: "the deny rule " + rule.Name + " not to refuse", told: "the rule " + rule.Name + " not to refuse"}
 		if rule.Message != "" {
 			cure.text += ": " + rule.Message
 		}
@@ -149,7 +159,8 @@ func (x *Explanation) remedies(r ca.Request) []remedy {
 	case first >= 0:
 		out = append(out, x.Rules[first].remedies...)
 	default:
-		out = append(out, remedy{text: fmt.Sprintf("a rule for %s on %s", x.Login, x.Environment)})
+		none := fmt.Sprintf("a rule for %s on %s", clip(x.Login), x.Environment)
+		out = append(out, remedy{text: none, told: none})
 	}
 	return out
 }

@@ -1,0 +1,310 @@
+package policy
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/google/cel-go/common/ast"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+)
+
+// Bounds of what a refused caller is told. They also bound the work: only so many conditions are taken apart.
+const (
+	maxToldDeny  = 2
+	maxToldAllow = 3
+	maxToldRules = 1000 // allow rules looked at for those that come near
+)
+
+// Tell implements ca.Explainer. It explains with what Explain knows, but for these differences: it takes fewer rules apart, and it
+// says only what is in the words of a caller: the names of rules, messages and owners, and about conditions no more than which
+// facts about the caller they look at. What it advises it has tried, as any caller could.
+func (p *Policy) Tell(ctx context.Context, q ca.Question, d ca.Decision) *ca.Explanation {
+	if d.Outcome != ca.Deny && d.Outcome != ca.NeedsMore {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, maxDecision)
+	defer cancel()
+	out := &ca.Explanation{Reason: d.Message}
+	a := &asking{policy: p, q: q, host: canonicalHost(q.Request.Host)}
+	if refusal := a.begin(ctx); refusal != "" {
+		a.tellWithoutRules(ctx, out)
+		return out
+	}
+	x := Explanation{Decision: d, Login: q.Request.Login, Host: a.host, Environment: d.Environment.Name, Rule: d.Rule}
+	near, more := a.nearToCaller(d)
+	for _, n := range near {
+		x.Rules = append(x.Rules, a.explain(n))
+	}
+	slices.SortStableFunc(x.Rules, func(m, n ExplainedRule) int {
+		return cmp.Or(cmp.Compare(m.place(d), n.place(d)), cmp.Compare(m.unmet(), n.unmet()))
+	})
+	for _, r := range x.Rules {
+		out.Rules = append(out.Rules, r.told())
+	}
+	out.MoreRules = more
+	if d.Outcome == ca.Deny && d.Rule == "" && q.Request.Rule == "" {
+		out.Reason = "no rule lets you " + a.what()
+	}
+	a.tellAdvice(ctx, &x, out)
+	return out
+}
+
+// nearToCaller lists the deny rules that refuse, and of the allow rules those that a caller may learn of, the nearest first. It
+// counts the others.
+func (a *asking) nearToCaller(d ca.Decision) (near []*nearRule, more int) {
+	p, groups := a.policy, a.q.Identity.Groups
+	for _, r := range byName(p.denyIndex.candidates(a.environment.Name, groups)) {
+		n := a.nearRule(r)
+		n.deny = true
+		switch {
+		case n.verdict == False:
+		case r.name == d.Rule: // whatever its name
+			near = append([]*nearRule{n}, near...)
+		default:
+			near = append(near, n)
+		}
+	}
+	more = max(len(near)-maxToldDeny, 0)
+	near = near[:len(near)-more]
+	var allow []*nearRule
+	for i, r := range byName(p.allowIndex.candidates(a.environment.Name, groups)) {
+		if n := a.nearRule(r); i < maxToldRules && a.mayLearnOf(n, d) {
+			allow = append(allow, n)
+		}
+	}
+	// Rules that ask for a group that the caller is not in are not asked anything: their names say that they exist.
+	var closed []*rule
+	for _, r := range p.allow {
+		e, group := r.when.facts.environment, r.when.facts.group
+		if group != "" && !slices.Contains(groups, group) && (e == "" || e == a.environment.Name) && !r.expired(a.q.Now) && r.grants(a.q.Request.Login) {
+			closed = append(closed, r)
+		}
+	}
+	for _, r := range byName(closed) {
+		allow = append(allow, &nearRule{rule: r, verdict: False, rank: 4})
+	}
+	slices.SortStableFunc(allow, func(m, n *nearRule) int { return cmp.Compare(m.rank, n.rank) })
+	told := min(len(allow), maxToldAllow)
+	for _, n := range allow[:told] {
+		n.offer, n.partial = a.offer(n.rule)
+	}
+	return append(near, allow[:told]...), more + len(allow) - told
+}
+
+// mayLearnOf says whether a caller may learn of an allow rule, and ranks it: the rule that decided, one that is for the caller, one
+// that was until it ended, one that grants the login to others.
+func (a *asking) mayLearnOf(n *nearRule, d ca.Decision) bool {
+	n.offer, n.partial = a.offer(n.rule)
+	forLogin := slices.Contains(n.offer.grant.Logins, a.q.Request.Login)
+	switch {
+	case n.name == d.Rule || n.name == a.q.Request.Rule:
+	case n.verdict == True && forLogin:
+		n.rank = 1
+	case n.expired(a.q.Now):
+		return false
+	case n.verdict == True:
+		n.rank = 2
+	case n.grants(a.q.Request.Login) || n.partial != nil:
+		n.rank = 3
+	default:
+		return false
+	}
+	return true
+}
+
+// told is what a caller learns of a rule.
+func (r ExplainedRule) told() ca.ExplainedRule {
+	out := ca.ExplainedRule{Name: r.Name, Deny: r.Kind == "deny", Owner: r.Owner, Message: r.Message}
+	met := !slices.ContainsFunc(r.Conditions, func(c Condition) bool { return c.Part == "when" && c.Result != True })
+	for _, c := range r.Conditions {
+		// What a rule asks for besides its condition is said to those for whom it is.
+		if c.told == "" || (c.Result == True) != out.Deny && c.Result != Failed || c.Part != "when" && !met {
+			continue
+		}
+		if !slices.Contains(out.Lacks, c.told) {
+			out.Lacks = append(out.Lacks, c.told)
+		}
+	}
+	return out
+}
+
+// told says of a part of a condition what it has to do with the caller.
+func (a *asking) told(part conjunct, c Condition, deny bool) string {
+	about := a.about(part.expr)
+	switch group := part.group(); {
+	case c.Result == Failed:
+		return "it cannot be evaluated for " + cmp.Or(about, "you")
+	case deny && about == "":
+		return ""
+	case deny:
+		return "it looks at " + about
+	case group != "":
+		return "you are not in the group that it asks for"
+	case mentions(part.expr, "identity.email") && a.q.Identity.Email == "":
+		return "it asks for an email, and your sign-in brings none that counts"
+	}
+	return "it does not hold for " + cmp.Or(about, "you")
+}
+
+// about lists the facts about the caller and its request that an expression looks at.
+func (a *asking) about(e ast.Expr) string {
+	var out []string
+	add := func(text string) {
+		if text != "" && !slices.Contains(out, text) {
+			out = append(out, text)
+		}
+	}
+	ast.PostOrderVisit(e, ast.NewExprVisitor(func(x ast.Expr) {
+		name := identOf(x)
+		if claim, ok := strings.CutPrefix(name, "claims."); ok {
+			add("your claim " + claim)
+			return
+		}
+		add(a.own(name))
+	}))
+	return strings.Join(out, " and ")
+}
+
+// own says what a variable is to the caller. The environment is none of the caller's.
+func (a *asking) own(variable string) string {
+	switch variable {
+	case "request.host":
+		return "this host"
+	case "request.login":
+		return "this login"
+	case "request.ttl":
+		return "the lifetime that you ask for"
+	case "request.reason":
+		return "your reason"
+	case "request.source_ip":
+		return "the address that you ask from, " + a.q.Request.SourceIP.Unmap().WithZone("").String()
+	case "request.key_type":
+		return "the type of your key, " + keyType(a.q.Request.PublicKey)
+	case "request.break_glass":
+		return "whether you declare an emergency"
+	case "identity.issuer":
+		return "where you signed in"
+	case "identity.subject":
+		return "who you are"
+	case "identity.kind":
+		return "that you are a " + a.q.Identity.Kind.String()
+	case "identity.email":
+		return "your email"
+	case "identity.groups":
+		return "your groups"
+	case "token.bound":
+		return "whether your sign-in is bound to your key"
+	case "token.auth_time":
+		return "when you signed in"
+	case "token.issued_at":
+		return "when your token was issued"
+	case "now":
+		return "the time, " + showTime(a.q.Now)
+	}
+	return ""
+}
+
+// tellAdvice says what is missing, what to type and whom to ask.
+func (a *asking) tellAdvice(ctx context.Context, x *Explanation, out *ca.Explanation) {
+	remedies := x.remedies(a.q.Request)
+	for _, r := range remedies {
+		out.Missing = append(out.Missing, clip(cmp.Or(r.told, r.text)))
+	}
+	out.Ask = "who looks after the policy"
+	if len(x.Rules) > 0 {
+		out.Ask = ruleKeeper(x.Rules[0].Name, x.Rules[0].Owner)
+	}
+	if next, ok := a.attempt(ctx, remedies); ok {
+		out.Next = next
+		if !out.Rules[0].Deny { // a way past a rule that refuses is for those who know that it is right
+			out.Ask = ""
+		}
+		return
+	}
+	for _, r := range x.Rules {
+		if r.login.apply == nil {
+			continue
+		}
+		if next, ok := a.attempt(ctx, []remedy{r.login}); ok {
+			out.Missing, out.Next = []string{r.login.text}, next
+			return
+		}
+	}
+}
+
+// ruleKeeper says who can change a rule.
+func ruleKeeper(name, owner string) string {
+	if owner == "" {
+		return "who looks after the rule " + name
+	}
+	return clip(owner) + ", who answers for the rule " + name
+}
+
+// tellWithoutRules advises where the answer is no before any rule is asked. A host that the policy has under a longer name is
+// advised if the policy says yes to it.
+func (a *asking) tellWithoutRules(ctx context.Context, out *ca.Explanation) {
+	r := a.q.Request
+	out.Ask = "who looks after the policy"
+	if len(a.policy.environmentsOf(a.host)) > 0 || !isHost(a.host) {
+		return
+	}
+	label, _, _ := strings.Cut(a.host, ".")
+	for _, c := range a.policy.nearestFirst(a.host) {
+		full := label + strings.TrimPrefix(c.pattern, "*")
+		if !strings.HasPrefix(c.pattern, "*.") || !isHost(full) || strings.Contains(a.host, ".") && edits(a.host, full) > maxTypos {
+			continue
+		}
+		q := a.q
+		q.Request.Host = full
+		if a.policy.Decide(ctx, q).Outcome == ca.Allow {
+			r.Host = full
+			out.Missing = []string{"a host that the policy knows, such as " + full}
+			out.Next, out.Ask = command(r, nil), ""
+			return
+		}
+	}
+}
+
+// maxTypos is how much a host may differ from the one that it was meant to be.
+const maxTypos = 3
+
+// safeFailure are the failures that quote nothing of a policy.
+var safeFailure = regexp.MustCompile(`^(the token has no claim [A-Za-z0-9_]+|there is no [a-z]+\.[a-z_]+|division by zero|modulus by zero|no answer within [0-9a-z.]+|` +
+	`the condition costs more than [0-9]+)$`)
+
+// A failure that quotes one value: a key that was looked up, or what a template made for the caller.
+var quotingFailure = regexp.MustCompile(`^(?:no such key: (.*)|logins gave (".*"): a login begins .*)$`)
+
+// toldFailure is why something could not be evaluated, if that says nothing of anybody else.
+func (a *asking) toldFailure(err error) string {
+	text := err.Error()
+	if safeFailure.MatchString(text) {
+		return text
+	}
+	if found := quotingFailure.FindStringSubmatch(text); found != nil && a.brought(found[1], found[2]) {
+		return text
+	}
+	return "what it asks for is not there, or not of the right form"
+}
+
+// brought says whether the caller brought a text itself, as failures show it: plain, or quoted.
+func (a *asking) brought(plain, quoted string) bool {
+	id, r := a.q.Identity, a.q.Request
+	all := append([]string{id.Email, id.Subject, r.Login, a.host}, id.Groups...)
+	for _, claim := range id.Claims {
+		switch v := claim.(type) {
+		case string:
+			all = append(all, v)
+		case []string:
+			all = append(all, v...)
+		}
+	}
+	return slices.ContainsFunc(all, func(own string) bool {
+		return own != "" && (plainFailure(own) == plain || fmt.Sprintf("%.60q", own) == quoted)
+	})
+}

@@ -1,0 +1,153 @@
+package policy_test
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/policy"
+)
+
+// Conditions that name others: whatever has "mark" in it belongs to somebody else, or to the text of the policy.
+var othersAtoms = rapid.SampledFrom([]string{
+	`identity.email.orValue("") == "mark1@example.com"`, `identity.email.orValue("z") != "mark2@example.com"`, `identity.email.orValue("").startsWith("mark3")`,
+	`identity.email.orValue("y") in ["mark4@example.com", "mark5@example.com"]`, `"mark-group-1" in identity.groups`,
+	`!("mark-group-2" in identity.groups)`, `identity.groups.exists(g, g == "mark-group-3" || g == "dev")`,
+	`identity.groups.exists_one(g, g.matches("^mark.*$"))`, `identity.subject in ["mark-s", "s"]`, `identity.subject == "mark-s"`,
+	`identity.issuer == "https://mark.example.com"`, `claims.team.orValue("mark-none") == "mark-team"`, `claims.team.orValue("") != "mark-team"`,
+	`claims.contractor`, `claims.team.orValue("x") == "mark-team"`, `request.reason.contains("mark-reason")`, `request.login != "mark-login"`,
+	`request.source_ip in ["10.9.8.7", "mark-ip"]`, `{"mark-key": true}[identity.subject]`, `{"s": "mark-value"}[identity.subject] == "mark-value"`,
+	`int("mark" + identity.subject) == 1`, `["mark-first"][1] == "x"`, `timestamp("mark-time" + identity.subject) < now`,
+	`duration("mark" + identity.subject) > duration("1h")`, `cidr("mark" + identity.subject).containsIP("192.0.2.1")`, `"dev" in identity.groups`,
+	`token.bound`, `request.break_glass`, `environment == "staging"`, `environment == "prod"`, `true`, `false`, `1 / size(identity.groups) == 1`,
+	`now > timestamp("2026-01-01T00:00:00Z")`, `token.auth_time.value() > now - duration("15m")`, `request.key_type == "sk-ed25519"`,
+})
+
+var othersPolicies = rapid.Custom(func(t *rapid.T) string {
+	var b strings.Builder
+	b.WriteString(`
+version: 1
+shared_trust: true
+claims: {contractor: {type: bool, default: false}, team: {type: string, optional: true}}
+environments:
+  staging: {hosts: ["*.staging"]}
+  prod: {hosts: ["*.prod"], authority: prod}
+deny:
+`)
+	quote := func(s string) string { return `"` + strings.ReplaceAll(s, `"`, `\"`) + `"` }
+	for i := range rapid.IntRange(1, 3).Draw(t, "deny rules") {
+		fmt.Fprintf(&b, "- {name: d%d, owner: team-d, when: %s, message: Say please.}\n", i,
+			quote(condition(othersAtoms).Draw(t, "deny")+rapid.SampledFrom([]string{"", ` && request.host.startsWith("a")`, " && false"}).Draw(t, "rest")))
+	}
+	b.WriteString("allow:\n")
+	for i := range rapid.IntRange(1, 6).Draw(t, "allow rules") {
+		fmt.Fprintf(&b, "- {name: a%d, owner: team-a, when: %s, %s}\n", i, quote(condition(othersAtoms).Draw(t, "allow")), rapid.SampledFrom([]string{
+			"grant: {logins: [deploy], ttl: 1h}", "require: {reason: true, login_within: 15m}, grant: {logins: [deploy], ttl: 2h}",
+			`grant: {logins: [deploy, "${claims.team.orValue('mark login')}"], ttl: 1h}`,
+			`grant: {logins: ["${claims.team.value()}"], ttl: 1h}`,
+			`grant: {logins: ["${{'mark-key': 'x'}[identity.subject]}"], ttl: 1h}`,
+			`expires: 2026-01-01, grant: {logins: [deploy], ttl: 1h}`,
+			`grant: {logins: [deploy], ttl: 30m, source_address: ["${'mark' + request.source_ip}"]}`,
+		}).Draw(t, "grant"))
+	}
+	return b.String()
+})
+
+// command is what a hint may be: something to type, with placeholders for what only the caller knows.
+var hintForm = regexp.MustCompile(`^(hallpass login --(fresh|key FILE) && )*hallpass cert( --ttl [0-9hms]+| --reason '\.\.\.'| --break-glass| --rule [a-z0-9.-]+)* [^ ]+$`)
+
+// TestWhatACallerIsTold: nothing that stands in a condition, and nothing of anybody else, reaches a caller, neither in the
+// explanation nor in the decision; and what is advised is true.
+func TestWhatACallerIsTold(t *testing.T) {
+	questions := questions(ed25519Key(t))
+	rapid.Check(t, func(t *rapid.T) {
+		text, q := othersPolicies.Draw(t, "policy"), questions.Draw(t, "question")
+		p, err := policy.Compile(bundle("policy.yaml", text))
+		if err != nil {
+			t.Fatalf("%v\n%s", err, text)
+		}
+		q.Identity.Claims = map[string]any{}
+		q.Identity.Email = rapid.SampledFrom([]string{"", "dave@example.com"}).Draw(t, "email")
+		if rapid.Bool().Draw(t, "has an address") {
+			q.Request.SourceIP = netip.MustParseAddr("203.0.113.9")
+		}
+		d := p.Decide(context.Background(), q)
+		x := p.Tell(context.Background(), q, d)
+		if (x == nil) != (d.Outcome == ca.Allow) {
+			t.Fatalf("outcome %d, explanation %v", d.Outcome, x)
+		}
+		told, err := json.Marshal(x)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all := string(told) + d.Message
+		for _, f := range d.Failed {
+			all += f.Told
+			if f.Told == "" {
+				t.Fatalf("nothing is told of %+v", f)
+			}
+		}
+		if strings.Contains(strings.ToLower(all), "mark") || strings.Contains(all, "10.9.8.7") {
+			t.Fatalf("%s\n%s", all, text)
+		}
+		if x != nil {
+			checkTold(t, p, q, d, x)
+		}
+	})
+}
+
+// checkTold holds an explanation to the decision, and its advice to the policy.
+func checkTold(t *rapid.T, p *policy.Policy, q ca.Question, d ca.Decision, x *ca.Explanation) {
+	if x.Reason == "" || x.Next == "" && x.Ask == "" {
+		t.Fatalf("it says neither why nor what to do: %+v", x)
+	}
+	if d.Rule != "" && (len(x.Rules) == 0 || x.Rules[0].Name != d.Rule) {
+		t.Fatalf("the rule %s decided, and the explanation begins with another: %+v", d.Rule, x.Rules)
+	}
+	for _, r := range x.Rules {
+		if !r.Deny && len(r.Lacks) == 0 && q.Request.Rule == "" && x.Rules[0].Name == r.Name {
+			t.Fatalf("no, and the first rule lacks nothing: %+v\n%s", r, d.Message)
+		}
+	}
+	if x.Next == "" {
+		return
+	}
+	if !hintForm.MatchString(x.Next) {
+		t.Fatalf("not a command: %s", x.Next)
+	}
+	if typed := follow(q, x.Next); p.Decide(context.Background(), typed).Outcome != ca.Allow {
+		t.Fatalf("%s leads to: %s", x.Next, p.Decide(context.Background(), typed).Message)
+	}
+}
+
+// follow types a command.
+func follow(q ca.Question, command string) ca.Question {
+	q.Request.TTL, q.Request.Reason, q.Request.BreakGlass, q.Request.Rule = 0, "", false, ""
+	words := strings.Fields(command)
+	for i, word := range words {
+		switch word {
+		case "--fresh":
+			q.Token.AuthTime, q.Token.Bound = q.Now, true
+		case "--key":
+			q.Request.PublicKey, _ = policy.KeyOfType("sk-ed25519")
+		case "--ttl":
+			q.Request.TTL, _ = time.ParseDuration(words[i+1])
+		case "--reason":
+			q.Request.Reason = "INC-42"
+		case "--break-glass":
+			q.Request.BreakGlass = true
+		case "--rule":
+			q.Request.Rule = words[i+1]
+		}
+	}
+	q.Request.Login, q.Request.Host, _ = strings.Cut(words[len(words)-1], "@")
+	return q
+}
