@@ -8,6 +8,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -19,6 +20,8 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 )
+
+var update = flag.Bool("update", false, "rewrite the screens in testdata")
 
 // root is the top of the repository.
 var root string
@@ -52,6 +55,7 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		UpdateScripts:       *update,
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"stack":  startStack,
 			"as":     as,
@@ -60,6 +64,8 @@ func TestScripts(t *testing.T) {
 			"agent":  startAgent,
 			"status": exitStatus,
 			"json":   jsonOutput,
+			"screen": screen,
+			"sleep":  sleep,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("REPO", root)
@@ -216,6 +222,37 @@ func exitStatus(ts *testscript.TestScript, neg bool, args []string) {
 	if code != args[0] {
 		ts.Fatalf("%s: exit code %s, want %s", strings.Join(args[1:], " "), code, args[0])
 	}
+}
+
+// What differs from one stack to the next on a screen.
+var (
+	screenPolicy = regexp.MustCompile(`(?m)^(  policy +)[0-9a-f]{12}$`)
+	screenRecord = regexp.MustCompile(`(?m)^(  record +|.*record:)[0-9]+$`)
+)
+
+// screen is `screen CODE FILE COMMAND ARGS...`: the command ends with this code, and FILE holds what it wrote to stderr, on at most
+// 15 lines.
+func screen(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 3 {
+		ts.Fatalf("usage: screen CODE FILE COMMAND [ARGS...]")
+	}
+	exitStatus(ts, false, append(args[:1:1], args[2:]...))
+	text := ts.ReadFile("stderr")
+	if n := strings.Count(text, "\n"); n > 15 {
+		ts.Fatalf("%d lines are more than a screen at 3 am", n)
+	}
+	text = screenRecord.ReplaceAllString(screenPolicy.ReplaceAllString(text, "${1}POLICY"), "${1}N")
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
+}
+
+// sleep is `sleep SECONDS`.
+func sleep(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: sleep SECONDS")
+	}
+	d, err := time.ParseDuration(args[0] + "s")
+	ts.Check(err)
+	time.Sleep(d)
 }
 
 // jsonOutput is `json stdout|stderr [PATH=REGEXP...]`: what the last command wrote is JSON - of stderr, its last line - and the

@@ -239,7 +239,7 @@ func (a *asking) explainWhen(n *nearRule, out *ExplainedRule) {
 		out.add(c, cure)
 	}
 	if n.verdict == Failed && !explained { // each part is within the bounds that all together are not
-		out.add(Condition{Part: "when", Text: "the whole condition", Result: Failed, Error: clip(n.err.Error()), told: "it fails for you: " + a.toldFailure(n.err)},
+		out.add(Condition{Part: "when", Text: "the whole condition", Result: Failed, Error: clip(n.err.Error()), told: a.toldWhole(n)},
 			remedy{text: "the condition of " + n.name + " must be evaluated: " + n.err.Error(), told: "the condition of " + n.name + " to be evaluated"})
 	}
 }

@@ -43,14 +43,21 @@ func (p *Policy) Tell(ctx context.Context, q ca.Question, d ca.Decision) *ca.Exp
 	slices.SortStableFunc(x.Rules, func(m, n ExplainedRule) int {
 		return cmp.Or(cmp.Compare(m.place(d), n.place(d)), cmp.Compare(m.unmet(), n.unmet()))
 	})
-	for _, r := range x.Rules {
-		out.Rules = append(out.Rules, r.told())
-	}
+	a.tellAdvice(ctx, &x, out)
 	out.MoreRules = more
+	if d.Rule != "" {
+		out.MoreRules = 0
+	}
+	for _, r := range x.Rules {
+		told := r.told()
+		// Where a rule decided, others matter only if there is no yes behind it.
+		if d.Rule == "" || r.Name == d.Rule || told.Deny || d.Outcome == ca.Deny && out.Next == "" && len(told.Lacks) > 0 {
+			out.Rules = append(out.Rules, told)
+		}
+	}
 	if d.Outcome == ca.Deny && d.Rule == "" && q.Request.Rule == "" {
 		out.Reason = "no rule lets you " + a.what()
 	}
-	a.tellAdvice(ctx, &x, out)
 	return out
 }
 
@@ -120,10 +127,14 @@ func (a *asking) mayLearnOf(n *nearRule, d ca.Decision) bool {
 // told is what a caller learns of a rule.
 func (r ExplainedRule) told() ca.ExplainedRule {
 	out := ca.ExplainedRule{Name: r.Name, Deny: r.Kind == "deny", Owner: r.Owner, Message: r.Message}
+	if out.Deny {
+		out.Lacks = looksAt(r.Conditions)
+		return out
+	}
 	met := !slices.ContainsFunc(r.Conditions, func(c Condition) bool { return c.Part == "when" && c.Result != True })
 	for _, c := range r.Conditions {
 		// What a rule asks for besides its condition is said to those for whom it is.
-		if c.told == "" || (c.Result == True) != out.Deny && c.Result != Failed || c.Part != "when" && !met {
+		if c.told == "" || c.Result == True || c.Part != "when" && !met {
 			continue
 		}
 		if !slices.Contains(out.Lacks, c.told) {
@@ -133,22 +144,57 @@ func (r ExplainedRule) told() ca.ExplainedRule {
 	return out
 }
 
-// told says of a part of a condition what it has to do with the caller.
+// looksAt says which facts about the caller a deny rule looks at, in one clause, and whether it could be evaluated.
+func looksAt(conditions []Condition) []string {
+	var about []string
+	failed := false
+	for _, c := range conditions {
+		failed = failed || c.Result == Failed
+		if c.told != "" && !slices.Contains(about, c.told) {
+			about = append(about, c.told)
+		}
+	}
+	switch {
+	case len(about) == 0 && failed:
+		return []string{"it cannot be evaluated"}
+	case len(about) == 0:
+		return nil
+	case failed:
+		return []string{"it cannot be evaluated for " + inWords(about)}
+	}
+	return []string{"it looks at " + inWords(about)}
+}
+
+// inWords lists clauses as a sentence does.
+func inWords(all []string) string {
+	if len(all) < 2 {
+		return strings.Join(all, "")
+	}
+	return strings.Join(all[:len(all)-1], ", ") + " and " + all[len(all)-1]
+}
+
+// told says of a part of a condition what it has to do with the caller. Of a deny rule, that is only what it looks at.
 func (a *asking) told(part conjunct, c Condition, deny bool) string {
 	about := a.about(part.expr)
 	switch group := part.group(); {
+	case deny:
+		return about
 	case c.Result == Failed:
 		return "it cannot be evaluated for " + cmp.Or(about, "you")
-	case deny && about == "":
-		return ""
-	case deny:
-		return "it looks at " + about
 	case group != "":
 		return "you are not in the group that it asks for"
 	case mentions(part.expr, "identity.email") && a.q.Identity.Email == "":
 		return "it asks for an email, and your sign-in brings none that counts"
 	}
 	return "it does not hold for " + cmp.Or(about, "you")
+}
+
+// toldWhole says that a condition fails as a whole, though each of its parts does not.
+func (a *asking) toldWhole(n *nearRule) string {
+	if n.deny {
+		return "all of it together"
+	}
+	return "it cannot be evaluated for you: " + a.toldFailure(n.err)
 }
 
 // about lists the facts about the caller and its request that an expression looks at.
@@ -167,7 +213,7 @@ func (a *asking) about(e ast.Expr) string {
 		}
 		add(a.own(name))
 	}))
-	return strings.Join(out, " and ")
+	return inWords(out)
 }
 
 // own says what a variable is to the caller. The environment is none of the caller's.
@@ -204,7 +250,7 @@ func (a *asking) own(variable string) string {
 	case "token.issued_at":
 		return "when your token was issued"
 	case "now":
-		return "the time, " + showTime(a.q.Now)
+		return "the time"
 	}
 	return ""
 }
@@ -221,7 +267,7 @@ func (a *asking) tellAdvice(ctx context.Context, x *Explanation, out *ca.Explana
 	}
 	if next, ok := a.attempt(ctx, remedies); ok {
 		out.Next = next
-		if !out.Rules[0].Deny { // a way past a rule that refuses is for those who know that it is right
+		if x.Rules[0].Kind != "deny" { // a way past a rule that refuses is for those who know that it is right
 			out.Ask = ""
 		}
 		return
@@ -263,7 +309,11 @@ func (a *asking) tellWithoutRules(ctx context.Context, out *ca.Explanation) {
 		q.Request.Host = full
 		if a.policy.Decide(ctx, q).Outcome == ca.Allow {
 			r.Host = full
+			out.Reason = "no environment has the host " + a.host
 			out.Missing = []string{"a host that the policy knows, such as " + full}
+			if !strings.Contains(a.host, ".") {
+				out.Missing = []string{"the full name of the host, such as " + full}
+			}
 			out.Next, out.Ask = command(r, nil), ""
 			return
 		}

@@ -50,7 +50,7 @@ func (a *app) can(cmd *cobra.Command, t target, w wish) error {
 	if err := a.showAnswer(t, answer); err != nil {
 		return err
 	}
-	return a.verdict(t, answer.GetDecision())
+	return a.verdict(t, answer)
 }
 
 // outcomeNames are those of JSON results.
@@ -96,9 +96,12 @@ func (a *app) showAnswer(t target, answer *pb.DryRunResponse) error {
 			TTL         int64      `json:"ttl_seconds"`
 			Principals  []string   `json:"principals"`
 			Policy      string     `json:"policy"`
+			// Explanation is why not; null for a yes.
+			Explanation *explanationJSON `json:"explanation"`
 		}{
 			t.login, t.host, outcomeNames[d.GetOutcome()], d.GetRule(), d.GetEnvironment(), d.GetMessage(), needsJSON(needs(d.GetNeeds())),
 			int64(ttl / time.Second), append([]string{}, answer.GetPrincipals()...), policyName(answer.GetPolicy()),
+			newExplanationJSON(answer.GetExplanation()),
 		})
 	}
 	if d.GetOutcome() == pb.Outcome_OUTCOME_ALLOW {
@@ -108,7 +111,8 @@ func (a *app) showAnswer(t target, answer *pb.DryRunResponse) error {
 }
 
 // verdict turns a decision into the same error that a request would have got.
-func (a *app) verdict(t target, d *pb.Decision) error {
+func (a *app) verdict(t target, answer *pb.DryRunResponse) error {
+	d := answer.GetDecision()
 	var reason *ca.Error
 	switch d.GetOutcome() {
 	case pb.Outcome_OUTCOME_ALLOW:
@@ -121,5 +125,7 @@ func (a *app) verdict(t target, d *pb.Decision) error {
 	for _, failed := range d.GetFailed() {
 		a.note("rule %s failed: %s", failed.GetRule(), failed.GetMessage())
 	}
-	return a.refused(&client.Refusal{Reason: reason, Rule: d.GetRule(), Environment: d.GetEnvironment()}, ask{t, "hallpass cert"})
+	return a.refused(&client.Refusal{
+		Reason: reason, Rule: d.GetRule(), Environment: d.GetEnvironment(), Policy: policyName(answer.GetPolicy()), Explanation: answer.GetExplanation(),
+	}, ask{t, "hallpass cert"})
 }

@@ -24,6 +24,8 @@ type errorJSON struct {
 	Environment string     `json:"environment,omitempty"`
 	Policy      string     `json:"policy,omitempty"`
 	Needs       []needJSON `json:"needs,omitempty"`
+	// Explanation is why the policy refused.
+	Explanation *explanationJSON `json:"explanation,omitempty"`
 	// RetryAfter is when to try again, in seconds.
 	RetryAfter float64 `json:"retry_after_seconds,omitempty"`
 	RequestID  string  `json:"request_id,omitempty"`
@@ -46,6 +48,7 @@ func (a *app) reportJSON(f *failure) {
 		out.Needs = needsJSON(reason.Needs)
 	}
 	if r, ok := errors.AsType[*client.Refusal](f.err); ok {
+		out.Explanation = newExplanationJSON(r.Explanation)
 		out.Record, out.Rule, out.Environment, out.Policy, out.RequestID = r.Index, r.Rule, r.Environment, r.Policy, r.RequestID
 	}
 	e := json.NewEncoder(a.err)

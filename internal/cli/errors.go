@@ -79,22 +79,39 @@ func (a *app) report(ctx context.Context, err error) int {
 // reportText shows an error to a person; a refusal on one screen: what was asked, who said no and why, what would make it a yes,
 // and the record that an admin can look up.
 func (a *app) reportText(f *failure) {
+	reason := f.Error()
 	if f.asked != nil {
-		fmt.Fprintf(a.err, "%s %s\n", bold(a.err, "refused:"), f.asked)
-		if r, ok := errors.AsType[*client.Refusal](f.err); ok {
-			a.fact("rule", r.Rule)
-			a.fact("environment", r.Environment)
-			a.fact("policy", short(r.Policy))
-			a.fact("record", r.Index)
-		}
-		for _, need := range f.needs() {
-			a.fact("needed", describeNeed(need))
-		}
+		reason = a.reportRefusal(f)
 	}
-	fmt.Fprintln(a.err, bold(a.err, "hallpass:"), plain(f.Error()))
+	fmt.Fprintln(a.err, bold(a.err, "hallpass:"), plain(reason))
 	if f.hint != "" {
 		fmt.Fprintln(a.err, bold(a.err, "hint:"), plain(f.hint))
 	}
+}
+
+// reportRefusal shows what a refusal cites, and returns the reason.
+func (a *app) reportRefusal(f *failure) string {
+	fmt.Fprintf(a.err, "%s %s\n", bold(a.err, "refused:"), f.asked)
+	r, ok := errors.AsType[*client.Refusal](f.err)
+	if !ok {
+		r = &client.Refusal{}
+	}
+	x := r.Explanation
+	if x == nil {
+		a.fact("rule", r.Rule)
+		for _, need := range f.needs() {
+			a.fact("needed", describeNeed(need))
+		}
+	} else {
+		a.explain(x, r.Rule)
+	}
+	a.fact("environment", r.Environment)
+	a.fact("policy", short(r.Policy))
+	a.fact("record", r.Index)
+	if x.GetReason() != "" {
+		return x.GetReason()
+	}
+	return f.Error()
 }
 
 // classify finds the exit code of err, and what to type next.
@@ -150,6 +167,9 @@ func (a *app) refused(err error, q ask) error {
 	f.asked = &q.target
 	if len(reason.Needs) > 0 {
 		f.hint = hintForNeed(reason.Needs, q)
+	}
+	if r, ok := errors.AsType[*client.Refusal](err); ok && r.Explanation != nil {
+		f.hint = hintOf(r.Explanation, q, r.Index)
 	}
 	return &f
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -25,6 +26,8 @@ type Refusal struct {
 	Index string
 	// Rule, Environment and Policy (its revision or digest) are those of the decision; empty if there was none.
 	Rule, Environment, Policy string
+	// Explanation says why the policy refused; nil if it did not, or the daemon does not say.
+	Explanation *pb.Explanation
 	// RequestID finds the call in the daemon's own log.
 	RequestID string
 }
@@ -84,6 +87,8 @@ func refusalOf(st *status.Status) *Refusal {
 			r.Reason.Kind = kindOf(d.GetReason())
 			m := d.GetMetadata()
 			r.Index, r.Rule, r.Environment, r.Policy, r.RequestID = m["index"], m["rule"], m["environment"], m["policy"], m["request_id"]
+		case *pb.Explanation:
+			r.Explanation = d
 		case *errdetails.PreconditionFailure:
 			r.Reason.Needs = needsOf(d)
 		case *errdetails.RetryInfo:

@@ -41,7 +41,9 @@ func (i *Issuer) email(claims map[string]any) (string, *ca.Error) {
 	if yes, ok := verified.(bool); !ok {
 		return "", deny("issuer %s sent an email_verified that is not a boolean", i.Name)
 	} else if !yes {
-		return "", deny("your email address is not verified: verify it at issuer %s, then sign in again", i.Name)
+		e := ca.Errorf(ca.Denied, "your email address is not verified: verify it at issuer %s, then sign in again", i.Name)
+		e.Explanation = &ca.Explanation{Reason: e.Message, Next: "hallpass login --fresh"}
+		return "", e
 	}
 	return address, nil
 }

@@ -43,9 +43,10 @@ func (s certificateService) DryRun(ctx context.Context, in *pb.DryRunRequest) (*
 		return nil, err
 	}
 	out := &pb.DryRunResponse{
-		Decision:   decision(planned.Decision),
-		Policy:     policyRef(planned.Policy),
-		Principals: planned.Principals,
+		Decision:    decision(planned.Decision),
+		Policy:      policyRef(planned.Policy),
+		Principals:  planned.Principals,
+		Explanation: explanation(planned.Explanation),
 	}
 	if planned.TTL > 0 {
 		out.Ttl = durationpb.New(planned.TTL)

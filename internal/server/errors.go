@@ -63,6 +63,9 @@ func toStatus(err error, requestID string) error {
 	if e.RetryAfter > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(e.RetryAfter)})
 	}
+	if x := boundedExplanation(e.Explanation); x != nil {
+		details = append(details, protoadapt.MessageV1Of(x))
+	}
 	st, detailErr := status.New(code, message).WithDetails(details...)
 	if detailErr != nil {
 		return status.Error(code, message)

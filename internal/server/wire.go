@@ -1,6 +1,8 @@
 package server
 
 import (
+	"cmp"
+	"strings"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -101,10 +103,59 @@ func decision(d ca.Decision) *pb.Decision {
 		out.Needs = append(out.Needs, n)
 	}
 	for _, f := range d.Failed {
-		out.Failed = append(out.Failed, &pb.FailedRule{Rule: f.Rule, Message: f.Message})
+		out.Failed = append(out.Failed, &pb.FailedRule{Rule: f.Rule, Message: cmp.Or(f.Told, "it could not be evaluated")})
 	}
 	return out
 }
+
+// maxExplanation is how large an explanation may be that travels with an error, in bytes. Errors travel in trailers, where proxies
+// take 4 or 8 KB in all.
+const maxExplanation = 2 << 10
+
+// explanation puts an explanation on the wire.
+func explanation(x *ca.Explanation) *pb.Explanation {
+	if x == nil {
+		return nil
+	}
+	out := &pb.Explanation{
+		Reason: wireText(x.Reason), MoreRules: uint32(x.MoreRules), Missing: wireTexts(x.Missing), Next: wireText(x.Next), Ask: wireText(x.Ask),
+	}
+	for _, r := range x.Rules {
+		out.Rules = append(out.Rules, &pb.ExplainedRule{
+			Name: wireText(r.Name), Deny: r.Deny, Owner: wireText(r.Owner), Message: wireText(r.Message), Lacks: wireTexts(r.Lacks),
+		})
+	}
+	return out
+}
+
+// boundedExplanation is one that fits into an error: what is least needed goes first. It is nil if that does not do.
+func boundedExplanation(x *ca.Explanation) *pb.Explanation {
+	out := explanation(x)
+	for out != nil && proto.Size(out) > maxExplanation {
+		switch n := len(out.GetRules()); {
+		case n > 1:
+			out.Rules, out.MoreRules = out.Rules[:n-1], out.MoreRules+1
+		case len(out.GetMissing()) > 0 && out.GetNext() == "":
+			out.Missing = nil
+		case n == 1:
+			out.Rules, out.MoreRules = nil, out.MoreRules+1
+		default:
+			return nil
+		}
+	}
+	return out
+}
+
+func wireTexts(texts []string) []string {
+	var out []string
+	for _, s := range texts {
+		out = append(out, wireText(s))
+	}
+	return out
+}
+
+// wireText is a text that a message can hold: hosts and logins that were refused may be anything.
+func wireText(s string) string { return strings.ToValidUTF8(s, "?") }
 
 var outcomes = map[ca.Outcome]pb.Outcome{
 	ca.Allow:     pb.Outcome_OUTCOME_ALLOW,
