@@ -70,21 +70,38 @@ func (d *described) token(id ca.Identity, now time.Time) ca.Token {
 
 func (a *app) policyExplainCommand() *cobra.Command {
 	var d described
+	var recorded recordFlags
 	var file, text string
 	cmd := &cobra.Command{
-		Use:   "explain DIR LOGIN@HOST --as FILE",
-		Short: "Say what a policy answers to a described identity, and why",
-		Long: `Ask the policy in a folder, as its files are now, what it answers to somebody, and why: each rule that nearly applied with its
-conditions, each true, false or failed, and the values that made it so; what is missing, and what to type. It needs neither a
-daemon nor a sign-in.
+		Use:   "explain [DIR] LOGIN@HOST [--as FILE] | --record N | --serial N",
+		Short: "Say what a policy answers, and why",
+		Long: `Say what a policy answers to a request, and why.
 
+With a folder, its files as they are now are asked about a described identity: each rule that nearly applied with its conditions, each
+true, false or failed, and the values that made it so; what is missing, and what to type. That needs neither a daemon nor a sign-in.
 The identity is YAML, with the keys email, groups, claims, kind (person or workload), issuer and subject.
 
+Without a folder, the daemon is asked what it would answer to you, now. It tells the names of rules, what they say to those whom they
+refuse, and what you lack; nothing is issued and nothing recorded.
+
+With --record or --serial, a decision of the log is explained in full, by the policy and the inputs that its record cites. That is for
+auditors and admins.
+
 The exit code is 0 for yes, 3 for no, and 5 if something is still needed.`,
-		Example: "  hallpass policy explain ./policy deploy@db1.prod.example.com --identity '{email: alice@example.com, groups: [sre]}'\n" +
+		Example: "  hallpass policy explain deploy@db1.prod.example.com\n  hallpass policy explain --record 17\n" +
+			"  hallpass policy explain ./policy deploy@db1.prod.example.com --identity '{email: alice@example.com, groups: [sre]}'\n" +
 			"  hallpass policy explain ./policy deploy@db1.prod.example.com --as alice.yaml --at 2026-12-24T18:00:00Z --login-age 10m",
-		Args: exactArgs("DIR", "LOGIN@HOST"),
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if recorded.given() {
+				return a.policyExplainRecorded(cmd, recorded, args)
+			}
+			if len(args) == 1 {
+				return a.policyExplainMine(cmd, args[0], d.wish)
+			}
+			if len(args) != 2 {
+				return usageError(cmd, errors.New("of what? give DIR and LOGIN@HOST, LOGIN@HOST alone to ask the daemon, or --record N"))
+			}
 			t, err := parseTarget(args[1])
 			if err != nil {
 				return usageError(cmd, err)
@@ -107,6 +124,7 @@ The exit code is 0 for yes, 3 for no, and 5 if something is still needed.`,
 		},
 	}
 	d.flags(cmd)
+	recorded.flags(cmd)
 	cmd.Flags().StringVar(&file, "as", "", "file that describes the identity")
 	cmd.Flags().StringVar(&text, "identity", "", "the identity itself, as YAML")
 	return cmd
@@ -134,6 +152,11 @@ func (a *app) policyExplain(cmd *cobra.Command, dir string, d described, q ca.Qu
 	if err := cmd.Context().Err(); err != nil {
 		return err
 	}
+	return a.showExplanation(x)
+}
+
+// showExplanation prints an explanation, and ends with the exit code of its outcome.
+func (a *app) showExplanation(x policy.Explanation) error {
 	if a.json() {
 		if err := a.printJSON(x); err != nil {
 			return err
@@ -141,7 +164,12 @@ func (a *app) policyExplain(cmd *cobra.Command, dir string, d described, q ca.Qu
 	} else if _, err := fmt.Fprint(a.out, plain(x.Text(a.width()))); err != nil {
 		return fmt.Errorf("write result: %w", err)
 	}
-	switch x.Decision.Outcome {
+	return exitOf(x.Decision.Outcome)
+}
+
+// exitOf is the error of an outcome that was shown already.
+func exitOf(outcome ca.Outcome) error {
+	switch outcome {
 	case ca.Allow:
 		return nil
 	case ca.NeedsMore:

@@ -157,12 +157,17 @@ func loadedBefore(ctx context.Context, conn *client.Client, who client.SignIn, i
 	}
 }
 
-// policyOf gets the files of a policy and compiles them. That they are the right ones is shown by their digest.
+// policyOf gets the files of a policy and compiles them.
 func policyOf(ctx context.Context, conn *client.Client, who client.SignIn, ref ca.PolicyRef) (*policy.Policy, error) {
 	_, files, err := conn.GetRevision(ctx, who, fmt.Sprintf("%x", ref.Digest))
 	if err != nil {
 		return nil, err
 	}
+	return compileFiles(files, ref)
+}
+
+// compileFiles compiles the files that the CA sent of a policy. That they are the right ones is shown by their digest.
+func compileFiles(files map[string][]byte, ref ca.PolicyRef) (*policy.Policy, error) {
 	p, err := policy.Compile(&policy.Bundle{Files: files, Source: "the log", Revision: ref.Revision, Dirty: ref.Dirty})
 	if err != nil {
 		return nil, fmt.Errorf("this hallpass cannot compile the policy (%s): %w", policy.Engine, err)
