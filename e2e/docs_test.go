@@ -37,6 +37,20 @@ func block(t testing.TB, page, fence string, n int) string {
 	}
 }
 
+// TestRefusalsOfThePage: docs/why.md shows refusals as they are held in testdata.
+func TestRefusalsOfThePage(t *testing.T) {
+	screens, err := os.ReadFile(filepath.Join("testdata", "refusal-screen.txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 2 {
+		text := block(t, "why.md", "text screen", n+1)
+		if held := screenOf(text); !strings.Contains(string(screens), ".golden --\n"+held) {
+			t.Errorf("docs/why.md shows a screen that no program prints:\n%s", held)
+		}
+	}
+}
+
 func TestConfigurationReference(t *testing.T) {
 	whole := block(t, "hallpassd.md", "yaml", 1)
 	job := block(t, "providers.md", "yaml", 1)

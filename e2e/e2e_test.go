@@ -241,8 +241,12 @@ func screen(ts *testscript.TestScript, neg bool, args []string) {
 	if n := strings.Count(text, "\n"); n > 15 {
 		ts.Fatalf("%d lines are more than a screen at 3 am", n)
 	}
-	text = screenRecord.ReplaceAllString(screenPolicy.ReplaceAllString(text, "${1}POLICY"), "${1}N")
-	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(text), 0o600))
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(screenOf(text)), 0o600))
+}
+
+// screenOf takes out of a refusal what differs from one stack to the next.
+func screenOf(text string) string {
+	return screenRecord.ReplaceAllString(screenPolicy.ReplaceAllString(text, "${1}POLICY"), "${1}N")
 }
 
 // sleep is `sleep SECONDS`.

@@ -34,10 +34,11 @@ versions, never renamed. Times are RFC 3339 in UTC; serials and indexes of recor
     "exit_code":   3,            that of the program
     "login":       "deploy",     what was asked for,
     "host":        "db1...",       if it was access
-    "record":      "17",         where the log has the refusal: hallpass audit show 17
+    "record":      "17",         where the log has the refusal: hallpass why record:17
     "rule":        "...",        what decided, as far as anything did
     "environment": "prod",
     "policy":      "3487af1...", its git revision, or its digest
+    "explanation": {"reason": "...", "rules": [...], "missing": [...], "next": "...", "ask": "..."},
     "needs":       [{"kind": "reason"}, {"kind": "fresh_login", "login_within_seconds": 900}],
     "retry_after_seconds": 1.5,
     "request_id":  "..."         finds the call in the log file of the daemon

@@ -186,6 +186,8 @@ func (a *app) showWhy(w whyJSON) error {
 		for line := range strings.Lines(s.Text) {
 			p.add("", "| "+strings.TrimSuffix(line, "\n"))
 		}
+	} else if w.Rule == "" && w.Policy != nil {
+		p.add("rule", "none decided; those that came near: hallpass policy explain --record "+w.Record)
 	} else {
 		p.add("rule", w.Rule)
 	}
