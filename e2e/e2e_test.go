@@ -66,6 +66,7 @@ func TestScripts(t *testing.T) {
 			"json":   jsonOutput,
 			"screen": screen,
 			"sleep":  sleep,
+			"forge":  forge,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("REPO", root)

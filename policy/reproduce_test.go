@@ -44,7 +44,7 @@ func recordedRefusal(t testing.TB, p *policy.Policy, q ca.Question, d ca.Decisio
 }
 
 // TestReproduceRefusals: every decision comes out the same from its record, through the log's own words. Grants have
-// certificates, which TestWhy shows.
+// certificates: ca's TestCheckGrantedSaysHowACertificateDiffers is about those.
 func TestReproduceRefusals(t *testing.T) {
 	questions, key := questions(ed25519Key(t)), t
 	rapid.Check(t, func(t *rapid.T) {

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/hex"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -196,7 +195,7 @@ func (a *app) showWhy(w whyJSON) error {
 		w.Certificate.show(p)
 	}
 	w.Again.show(p)
-	if err := p.Writer.(*tabwriter.Writer).Flush(); err != nil {
+	if err := p.Flush(); err != nil {
 		return fmt.Errorf("write result: %w", err)
 	}
 	return nil
@@ -204,7 +203,7 @@ func (a *app) showWhy(w whyJSON) error {
 
 // facts are lines of a name and a value.
 type facts struct {
-	io.Writer
+	*tabwriter.Writer
 }
 
 // add writes a fact, unless it has no value. What a terminal would act on becomes harmless, and one fact stays one line.

@@ -1,0 +1,57 @@
+package e2e_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/store"
+	"github.com/hallpass-ssh/hallpass/store/bolt"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// forge is `forge FILE`: whoever holds the key of the log, while the daemon is down, repeats the newest refusal in it with another
+// answer of the policy. FILE gets the index of that record.
+func forge(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: forge FILE")
+	}
+	ctx := context.Background()
+	dir := filepath.Join(ts.Getenv("STACK"), "ca")
+	key, err := audit.LoadLogKey(filepath.Join(dir, "keys", "log"))
+	ts.Check(err)
+	log, err := bolt.Open(filepath.Join(dir, "log.db"), bolt.Config{LogKey: key})
+	ts.Check(err)
+	defer log.Close()
+	size, err := log.Size(ctx)
+	ts.Check(err)
+	for index := size; index > 0; index-- {
+		records, err := log.Records(ctx, index-1, 1)
+		ts.Check(err)
+		record, err := audit.Parse(records[0])
+		ts.Check(err)
+		d := record.GetDecided()
+		if d.GetRefusal() == nil || d.GetPolicy() == nil {
+			continue
+		}
+		snapshot, err := log.Blob(ctx, [32]byte(d.GetCaller().GetSnapshot()))
+		ts.Check(err)
+		q, err := audit.Question(d, snapshot)
+		ts.Check(err)
+		was := audit.Recorded(record)
+		decision := was.Decision
+		decision.Outcome, decision.Rule, decision.Message = ca.NeedsMore, "developers-on-staging", "say why"
+		decision.Needs = []ca.Need{{Kind: ca.NeedReason}}
+		forged, err := store.NewRecorder(log).Record(ctx, &ca.Attempt{
+			Caller: ca.Caller{Identity: q.Identity, Token: q.Token}, Request: q.Request, Now: q.Now, Policy: was.Policy, Decision: decision,
+			Refusal: &ca.Error{Kind: ca.Needs, Message: decision.Message, Needs: decision.Needs},
+		}, nil)
+		ts.Check(err)
+		ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strconv.FormatUint(forged, 10)), 0o600))
+		return
+	}
+	ts.Fatalf("the log has no refusal by a policy")
+}
