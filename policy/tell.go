@@ -38,6 +38,10 @@ func (p *Policy) Tell(ctx context.Context, q ca.Question, d ca.Decision) *ca.Exp
 	x := Explanation{Decision: d, Login: q.Request.Login, Host: a.host, Environment: d.Environment.Name, Rule: d.Rule}
 	near, more := a.nearToCaller(d)
 	for _, n := range near {
+		if n.rank == closed {
+			x.Rules = append(x.Rules, n.closed())
+			continue
+		}
 		x.Rules = append(x.Rules, a.explain(n))
 	}
 	slices.SortStableFunc(x.Rules, func(m, n ExplainedRule) int {
@@ -84,24 +88,48 @@ func (a *asking) nearToCaller(d ca.Decision) (near []*nearRule, more int) {
 			allow = append(allow, n)
 		}
 	}
-	// Rules that ask for a group that the caller is not in are not asked anything: their names say that they exist.
-	var closed []*rule
-	for _, r := range p.allow {
-		e, group := r.when.facts.environment, r.when.facts.group
-		if group != "" && !slices.Contains(groups, group) && (e == "" || e == a.environment.Name) && !r.expired(a.q.Now) && r.grants(a.q.Request.Login) {
-			closed = append(closed, r)
-		}
-	}
-	for _, r := range byName(closed) {
-		allow = append(allow, &nearRule{rule: r, verdict: False, rank: 4})
-	}
+	first, others := a.closedRules()
+	allow = append(allow, first...)
 	slices.SortStableFunc(allow, func(m, n *nearRule) int { return cmp.Compare(m.rank, n.rank) })
 	told := min(len(allow), maxToldAllow)
-	for _, n := range allow[:told] {
-		n.offer, n.partial = a.offer(n.rule)
-	}
-	return append(near, allow[:told]...), more + len(allow) - told
+	return append(near, allow[:told]...), more + others + len(allow) - told
 }
+
+// closed is the rank of a rule that asks for a group in which the caller is not.
+const closed = 4
+
+// closedRules finds the first of those rules by name, and counts the others. They are not asked anything: there may be thousands.
+func (a *asking) closedRules() (first []*nearRule, others int) {
+	for _, r := range a.policy.allow {
+		e, group := r.when.facts.environment, r.when.facts.group
+		if group == "" || slices.Contains(a.q.Identity.Groups, group) || e != "" && e != a.environment.Name ||
+			r.expired(a.q.Now) || !r.grants(a.q.Request.Login) {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(first, r.name, func(n *nearRule, name string) int { return strings.Compare(n.name, name) })
+		if at < maxToldAllow {
+			first = slices.Insert(first, at, &nearRule{rule: r, verdict: False, rank: closed})
+		} else {
+			others++
+		}
+		if len(first) > maxToldAllow {
+			first = first[:maxToldAllow]
+			others++
+		}
+	}
+	return first, others
+}
+
+// closed explains such a rule.
+func (n *nearRule) closed() ExplainedRule {
+	return ExplainedRule{
+		Name: n.name, Kind: "allow", File: n.file, Line: n.line, Owner: n.owner, Result: False,
+		Conditions: []Condition{{Part: "when", Result: False, told: notInGroup}},
+		remedies:   []remedy{{text: "the group " + n.when.facts.group, told: "a group that you are not in"}},
+	}
+}
+
+const notInGroup = "you are not in the group that it asks for"
 
 // mayLearnOf says whether a caller may learn of an allow rule, and ranks it: the rule that decided, one that is for the caller, one
 // that was until it ended, one that grants the login to others.
@@ -182,7 +210,7 @@ func (a *asking) told(part conjunct, c Condition, deny bool) string {
 	case c.Result == Failed:
 		return "it cannot be evaluated for " + cmp.Or(about, "you")
 	case group != "":
-		return "you are not in the group that it asks for"
+		return notInGroup
 	case mentions(part.expr, "identity.email") && a.q.Identity.Email == "":
 		return "it asks for an email, and your sign-in brings none that counts"
 	}

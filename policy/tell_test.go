@@ -123,13 +123,13 @@ func checkTold(t *rapid.T, p *policy.Policy, q ca.Question, d ca.Decision, x *ca
 	if !hintForm.MatchString(x.Next) {
 		t.Fatalf("not a command: %s", x.Next)
 	}
-	if typed := follow(q, x.Next); p.Decide(context.Background(), typed).Outcome != ca.Allow {
-		t.Fatalf("%s leads to: %s", x.Next, p.Decide(context.Background(), typed).Message)
+	if again := typed(q, x.Next); p.Decide(context.Background(), again).Outcome != ca.Allow {
+		t.Fatalf("%s leads to: %s", x.Next, p.Decide(context.Background(), again).Message)
 	}
 }
 
-// follow types a command.
-func follow(q ca.Question, command string) ca.Question {
+// typed types a command.
+func typed(q ca.Question, command string) ca.Question {
 	q.Request.TTL, q.Request.Reason, q.Request.BreakGlass, q.Request.Rule = 0, "", false, ""
 	words := strings.Fields(command)
 	for i, word := range words {

@@ -203,10 +203,18 @@ type againJSON struct {
 	question *ca.Question
 }
 
+// question is what the policy was asked. An error that is no audit.ErrErased says that the record cites more than this program reads.
+func (f *foundDecision) question() (ca.Question, error) {
+	if len(f.decided.GetLists()) > 0 {
+		return ca.Question{}, errors.New("the policy saw fetched lists, which this hallpass does not get")
+	}
+	return audit.Question(f.decided, nonEmpty(f.snapshot))
+}
+
 // again makes the decision again.
 func (f *foundDecision) again(ctx context.Context) againJSON {
 	out := againJSON{Engine: policy.Engine, EngineThen: f.loaded.GetLoaded().GetEngine()}
-	q, err := audit.Question(f.decided, nonEmpty(f.snapshot))
+	q, err := f.question()
 	switch {
 	case errors.Is(err, audit.ErrErased):
 		out.Result, out.Reason = erased, "what the policy saw of the caller was erased from the log"
@@ -243,5 +251,5 @@ func nonEmpty(b []byte) []byte {
 	return b
 }
 
-// decimal writes a number that may pass 2^53.
-func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
+// digits writes a number that may pass 2^53.
+func digits(n uint64) string { return strconv.FormatUint(n, 10) }
