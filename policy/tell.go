@@ -90,6 +90,10 @@ func (a *asking) nearToCaller(d ca.Decision) (near []*nearRule, more int) {
 	}
 	first, others := a.closedRules()
 	allow = append(allow, first...)
+	if name := a.q.Request.Rule; p.allow[name] != nil { // the others matter only if one of them gives it
+		allow = slices.DeleteFunc(allow, func(n *nearRule) bool { return n.name != name && n.rank > 1 })
+		others = 0
+	}
 	slices.SortStableFunc(allow, func(m, n *nearRule) int { return cmp.Compare(m.rank, n.rank) })
 	told := min(len(allow), maxToldAllow)
 	return append(near, allow[:told]...), more + others + len(allow) - told
@@ -104,6 +108,9 @@ func (a *asking) closedRules() (first []*nearRule, others int) {
 		e, group := r.when.facts.environment, r.when.facts.group
 		if group == "" || slices.Contains(a.q.Identity.Groups, group) || e != "" && e != a.environment.Name ||
 			r.expired(a.q.Now) || !r.grants(a.q.Request.Login) {
+			continue
+		}
+		if name := a.q.Request.Rule; a.policy.allow[name] != nil && r.name != name {
 			continue
 		}
 		at, _ := slices.BinarySearchFunc(first, r.name, func(n *nearRule, name string) int { return strings.Compare(n.name, name) })
