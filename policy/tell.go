@@ -293,14 +293,18 @@ func (a *asking) own(variable string) string {
 // tellAdvice says what is missing, what to type and whom to ask.
 func (a *asking) tellAdvice(ctx context.Context, x *Explanation, out *ca.Explanation) {
 	remedies := x.remedies(a.q.Request)
+	next, ok := a.attempt(ctx, remedies)
+	forOthers := !ok && slices.ContainsFunc(remedies, func(r remedy) bool { return !r.granting })
 	for _, r := range remedies {
-		out.Missing = append(out.Missing, clip(cmp.Or(r.told, r.text)))
+		if !forOthers || !r.granting { // what a rule grants is said to those for whom it is, or who can make it so
+			out.Missing = append(out.Missing, clip(cmp.Or(r.told, r.text)))
+		}
 	}
 	out.Ask = "who looks after the policy"
 	if len(x.Rules) > 0 {
 		out.Ask = ruleKeeper(x.Rules[0].Name, x.Rules[0].Owner)
 	}
-	if next, ok := a.attempt(ctx, remedies); ok {
+	if ok {
 		out.Next = next
 		if x.Rules[0].Kind != "deny" { // a way past a rule that refuses is for those who know that it is right
 			out.Ask = ""

@@ -174,6 +174,7 @@ allow:
 - {name: fresh, owner: fresh-team, when: environment == "staging" && token.bound, require: {login_within: 5m}, grant: {logins: [deploy], ttl: 1h}}
 - {name: sk, when: environment == "staging" && request.key_type == "sk-ed25519", grant: {logins: [admin], ttl: 1h}}
 - {name: lab, when: environment == "lab", grant: {logins: [deploy], ttl: 1h}}
+- {name: two, when: environment == "prod" && identity.subject == "secret", require: {reason: true}, grant: {logins: [tunnel], ttl: 37m}}
 `
 	p := compile(t, rules)
 	for _, tt := range []struct {
@@ -223,6 +224,13 @@ allow:
 			Reason:  "the rule \"ops\" does not let you log in as deploy on db1.prod.example.com",
 			Rules:   []ca.ExplainedRule{{Name: "ops", Owner: "ops-team", Lacks: []string{"you are not in the group that it asks for"}}},
 			Missing: []string{"a group that you are not in"}, Ask: "ops-team, who answers for the rule ops",
+		}},
+		{"what a rule grants, which is for others", func(q *ca.Question) {
+			q.Request.Host, q.Request.Login, q.Request.TTL = "db1.prod.example.com", "tunnel", 2*time.Hour
+		}, ca.Explanation{
+			Reason:  "no rule lets you log in as tunnel on db1.prod.example.com",
+			Rules:   []ca.ExplainedRule{{Name: "two", Lacks: []string{"it does not hold for who you are"}}},
+			Missing: []string{"a condition that holds for you"}, Ask: "who looks after the rule two",
 		}},
 		{"a host that could be one of several, of which the policy opens one", func(q *ca.Question) {
 			q.Request.Host, q.Token.AuthTime = "app1", noon
