@@ -48,7 +48,7 @@ func (c *CA) explain(ctx context.Context, a *Attempt) *Explanation {
 	}
 	var out *Explanation
 	if err := c.guard("explain", func() error {
-		out = teller.Tell(ctx, Question{Identity: a.Caller.Identity, Token: a.Caller.Token, Request: a.Request, Now: a.Now}, a.Decision)
+		out = teller.Tell(ctx, Question{Identity: a.Caller.Identity, Token: a.Caller.Token, Request: a.Request, Now: a.Now, Lists: a.Lists}, a.Decision)
 		return nil
 	}); err != nil {
 		return nil

@@ -72,6 +72,7 @@ func TestScripts(t *testing.T) {
 			"screen":  screen,
 			"sleep":   sleep,
 			"forge":   forge,
+			"erase":   erase,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("REPO", root)

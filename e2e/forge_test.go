@@ -11,6 +11,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.etcd.io/bbolt"
 )
 
 // forge is `forge FILE`: whoever holds the key of the log, while the daemon is down, repeats the newest refusal in it with another
@@ -54,4 +55,30 @@ func forge(ts *testscript.TestScript, neg bool, args []string) {
 		return
 	}
 	ts.Fatalf("the log has no refusal by a policy")
+}
+
+// erase is `erase FILE`: what the policy saw of the caller of the record whose index is in FILE is erased from the log, while the
+// daemon is down.
+func erase(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: erase FILE")
+	}
+	index, err := strconv.ParseUint(ts.ReadFile(args[0]), 10, 64)
+	ts.Check(err)
+	dir := filepath.Join(ts.Getenv("STACK"), "ca")
+	key, err := audit.LoadLogKey(filepath.Join(dir, "keys", "log"))
+	ts.Check(err)
+	log, err := bolt.Open(filepath.Join(dir, "log.db"), bolt.Config{LogKey: key})
+	ts.Check(err)
+	records, err := log.Records(context.Background(), index, 1)
+	ts.Check(err)
+	ts.Check(log.Close())
+	record, err := audit.Parse(records[0])
+	ts.Check(err)
+	db, err := bbolt.Open(filepath.Join(dir, "log.db"), 0o600, nil)
+	ts.Check(err)
+	defer db.Close()
+	ts.Check(db.Update(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("blobs")).Delete(record.GetDecided().GetCaller().GetSnapshot())
+	}))
 }

@@ -49,3 +49,28 @@ func BenchmarkCompileExample(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkTell explains a refusal to a caller, whatever the number of rules.
+func BenchmarkTell(b *testing.B) {
+	for _, n := range []int{10, 10_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			var text strings.Builder
+			text.WriteString(world + "allow:\n")
+			for i := range n {
+				fmt.Fprintf(&text, "- {name: team-%d, when: environment == %q && \"team-%d\" in identity.groups && token.bound, grant: {logins: [deploy], ttl: 2h}}\n",
+					i, []string{"staging", "prod"}[i%2], i)
+			}
+			p, err := policy.Compile(bundle("policy.yaml", text.String()))
+			if err != nil {
+				b.Fatal(err)
+			}
+			q := question(b)
+			d := decide(p, q)
+			for b.Loop() {
+				if x := p.Tell(b.Context(), q, d); len(x.Rules) != 3 {
+					b.Fatal(x)
+				}
+			}
+		})
+	}
+}

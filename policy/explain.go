@@ -203,8 +203,11 @@ func (a *asking) explain(n *nearRule) ExplainedRule {
 	if n.deny {
 		return out
 	}
-	asked := len(out.Conditions)
+	asked, cured := len(out.Conditions), len(out.remedies)
 	a.explainGrant(n, &out)
+	for i := range out.remedies[cured:] {
+		out.remedies[cured+i].granting = true
+	}
 	if n.expired(a.q.Now) {
 		out.Result = False // decisions do not ask it at all
 	}

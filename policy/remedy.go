@@ -21,6 +21,8 @@ type remedy struct {
 	apply func(*ca.Question)
 	// first is the command to type before the request; empty for none.
 	first string
+	// granting: it is about what the rule asks for or grants besides its condition.
+	granting bool
 }
 
 const freshLogin = "hallpass login --fresh"

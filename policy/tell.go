@@ -3,12 +3,8 @@ package policy
 import (
 	"cmp"
 	"context"
-	"fmt"
-	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/google/cel-go/common/ast"
 
 	"github.com/hallpass-ssh/hallpass/ca"
 )
@@ -38,6 +34,10 @@ func (p *Policy) Tell(ctx context.Context, q ca.Question, d ca.Decision) *ca.Exp
 	x := Explanation{Decision: d, Login: q.Request.Login, Host: a.host, Environment: d.Environment.Name, Rule: d.Rule}
 	near, more := a.nearToCaller(d)
 	for _, n := range near {
+		if n.rank == closed {
+			x.Rules = append(x.Rules, n.closed())
+			continue
+		}
 		x.Rules = append(x.Rules, a.explain(n))
 	}
 	slices.SortStableFunc(x.Rules, func(m, n ExplainedRule) int {
@@ -84,24 +84,55 @@ func (a *asking) nearToCaller(d ca.Decision) (near []*nearRule, more int) {
 			allow = append(allow, n)
 		}
 	}
-	// Rules that ask for a group that the caller is not in are not asked anything: their names say that they exist.
-	var closed []*rule
-	for _, r := range p.allow {
-		e, group := r.when.facts.environment, r.when.facts.group
-		if group != "" && !slices.Contains(groups, group) && (e == "" || e == a.environment.Name) && !r.expired(a.q.Now) && r.grants(a.q.Request.Login) {
-			closed = append(closed, r)
-		}
-	}
-	for _, r := range byName(closed) {
-		allow = append(allow, &nearRule{rule: r, verdict: False, rank: 4})
+	first, others := a.closedRules()
+	allow = append(allow, first...)
+	if name := a.q.Request.Rule; p.allow[name] != nil { // the others matter only if one of them gives it
+		allow = slices.DeleteFunc(allow, func(n *nearRule) bool { return n.name != name && n.rank > 1 })
+		others = 0
 	}
 	slices.SortStableFunc(allow, func(m, n *nearRule) int { return cmp.Compare(m.rank, n.rank) })
 	told := min(len(allow), maxToldAllow)
-	for _, n := range allow[:told] {
-		n.offer, n.partial = a.offer(n.rule)
-	}
-	return append(near, allow[:told]...), more + len(allow) - told
+	return append(near, allow[:told]...), more + others + len(allow) - told
 }
+
+// closed is the rank of a rule that asks for a group in which the caller is not.
+const closed = 4
+
+// closedRules finds the first of those rules by name, and counts the others. They are not asked anything: there may be thousands.
+func (a *asking) closedRules() (first []*nearRule, others int) {
+	for _, r := range a.policy.allow {
+		e, group := r.when.facts.environment, r.when.facts.group
+		if group == "" || slices.Contains(a.q.Identity.Groups, group) || e != "" && e != a.environment.Name ||
+			r.expired(a.q.Now) || !r.grants(a.q.Request.Login) {
+			continue
+		}
+		if name := a.q.Request.Rule; a.policy.allow[name] != nil && r.name != name {
+			continue
+		}
+		at, _ := slices.BinarySearchFunc(first, r.name, func(n *nearRule, name string) int { return strings.Compare(n.name, name) })
+		if at < maxToldAllow {
+			first = slices.Insert(first, at, &nearRule{rule: r, verdict: False, rank: closed})
+		} else {
+			others++
+		}
+		if len(first) > maxToldAllow {
+			first = first[:maxToldAllow]
+			others++
+		}
+	}
+	return first, others
+}
+
+// closed explains such a rule.
+func (n *nearRule) closed() ExplainedRule {
+	return ExplainedRule{
+		Name: n.name, Kind: "allow", File: n.file, Line: n.line, Owner: n.owner, Result: False,
+		Conditions: []Condition{{Part: "when", Result: False, told: notInGroup}},
+		remedies:   []remedy{{text: "the group " + n.when.facts.group, told: "a group that you are not in"}},
+	}
+}
+
+const notInGroup = "you are not in the group that it asks for"
 
 // mayLearnOf says whether a caller may learn of an allow rule, and ranks it: the rule that decided, one that is for the caller, one
 // that was until it ended, one that grants the login to others.
@@ -144,133 +175,21 @@ func (r ExplainedRule) told() ca.ExplainedRule {
 	return out
 }
 
-// looksAt says which facts about the caller a deny rule looks at, in one clause, and whether it could be evaluated.
-func looksAt(conditions []Condition) []string {
-	var about []string
-	failed := false
-	for _, c := range conditions {
-		failed = failed || c.Result == Failed
-		if c.told != "" && !slices.Contains(about, c.told) {
-			about = append(about, c.told)
-		}
-	}
-	switch {
-	case len(about) == 0 && failed:
-		return []string{"it cannot be evaluated"}
-	case len(about) == 0:
-		return nil
-	case failed:
-		return []string{"it cannot be evaluated for " + inWords(about)}
-	}
-	return []string{"it looks at " + inWords(about)}
-}
-
-// inWords lists clauses as a sentence does.
-func inWords(all []string) string {
-	if len(all) < 2 {
-		return strings.Join(all, "")
-	}
-	return strings.Join(all[:len(all)-1], ", ") + " and " + all[len(all)-1]
-}
-
-// told says of a part of a condition what it has to do with the caller. Of a deny rule, that is only what it looks at.
-func (a *asking) told(part conjunct, c Condition, deny bool) string {
-	about := a.about(part.expr)
-	switch group := part.facts.group; {
-	case deny:
-		return about
-	case c.Result == Failed:
-		return "it cannot be evaluated for " + cmp.Or(about, "you")
-	case group != "":
-		return "you are not in the group that it asks for"
-	case a.policy.lang.mentions(part.expr, "identity.email") && a.q.Identity.Email == "":
-		return "it asks for an email, and your sign-in brings none that counts"
-	}
-	return "it does not hold for " + cmp.Or(about, "you")
-}
-
-// toldWhole says that a condition fails as a whole, though each of its parts does not.
-func (a *asking) toldWhole(n *nearRule) string {
-	if n.deny {
-		return "all of it together"
-	}
-	return "it cannot be evaluated for you: " + a.toldFailure(n.err)
-}
-
-// about lists the facts about the caller and its request that an expression looks at, also through vars.
-func (a *asking) about(e ast.Expr) string {
-	var out []string
-	add := func(variable string) {
-		text := a.own(variable)
-		if claim, ok := strings.CutPrefix(variable, "claims."); ok {
-			text = "your claim " + claim
-		}
-		if text != "" && !slices.Contains(out, text) {
-			out = append(out, text)
-		}
-	}
-	ast.PostOrderVisit(e, ast.NewExprVisitor(func(x ast.Expr) {
-		name := identOf(x)
-		add(name)
-		if s := a.policy.lang.shared[name]; s != nil {
-			for _, asked := range s.asks {
-				add(asked)
-			}
-		}
-	}))
-	return inWords(out)
-}
-
-// own says what a variable is to the caller. The environment is none of the caller's.
-func (a *asking) own(variable string) string {
-	switch variable {
-	case "request.host":
-		return "this host"
-	case "request.login":
-		return "this login"
-	case "request.ttl":
-		return "the lifetime that you ask for"
-	case "request.reason":
-		return "your reason"
-	case "request.source_ip":
-		return "the address that you ask from, " + a.q.Request.SourceIP.Unmap().WithZone("").String()
-	case "request.key_type":
-		return "the type of your key, " + keyType(a.q.Request.PublicKey)
-	case "request.break_glass":
-		return "whether you declare an emergency"
-	case "identity.issuer":
-		return "where you signed in"
-	case "identity.subject":
-		return "who you are"
-	case "identity.kind":
-		return "that you are a " + a.q.Identity.Kind.String()
-	case "identity.email":
-		return "your email"
-	case "identity.groups":
-		return "your groups"
-	case "token.bound":
-		return "whether your sign-in is bound to your key"
-	case "token.auth_time":
-		return "when you signed in"
-	case "token.issued_at":
-		return "when your token was issued"
-	case "now":
-		return "the time"
-	}
-	return ""
-}
-
 // tellAdvice says what is missing, what to type and whom to ask.
 func (a *asking) tellAdvice(ctx context.Context, x *Explanation, out *ca.Explanation) {
 	remedies := x.remedies(a.q.Request)
+	next, ok := a.attempt(ctx, remedies)
+	forOthers := !ok && slices.ContainsFunc(remedies, func(r remedy) bool { return !r.granting })
 	for _, r := range remedies {
-		out.Missing = append(out.Missing, clip(cmp.Or(r.told, r.text)))
+		if !forOthers || !r.granting { // what a rule grants is said to those for whom it is, or who can make it so
+			out.Missing = append(out.Missing, clip(cmp.Or(r.told, r.text)))
+		}
 	}
 	out.Ask = "who looks after the policy"
 	if len(x.Rules) > 0 {
 		out.Ask = ruleKeeper(x.Rules[0].Name, x.Rules[0].Owner)
 	}
-	if next, ok := a.attempt(ctx, remedies); ok {
+	if ok {
 		out.Next = next
 		if x.Rules[0].Kind != "deny" { // a way past a rule that refuses is for those who know that it is right
 			out.Ask = ""
@@ -327,40 +246,3 @@ func (a *asking) tellWithoutRules(ctx context.Context, out *ca.Explanation) {
 
 // maxTypos is how much a host may differ from the one that it was meant to be.
 const maxTypos = 3
-
-// safeFailure are the failures that quote nothing of a policy but the name of a list, which is told as those of rules are.
-var safeFailure = regexp.MustCompile(`^(the token has no claim [A-Za-z0-9_]+|there is no [a-z]+\.[a-z_]+|division by zero|modulus by zero|no answer within [0-9a-z.]+|` +
-	`the condition costs more than [0-9]+|` +
-	`the list [a-zA-Z0-9_]+ (is [0-9a-z]+ old, at most [0-9a-z]+ is allowed|has not been fetched yet|was fetched at a time to come: a clock is wrong))$`)
-
-// A failure that quotes one value: a key that was looked up, or what a template made for the caller.
-var quotingFailure = regexp.MustCompile(`^(?:no such key: (.*)|logins gave (".*"): a login begins .*)$`)
-
-// toldFailure is why something could not be evaluated, if that says nothing of anybody else.
-func (a *asking) toldFailure(err error) string {
-	text := err.Error()
-	if safeFailure.MatchString(text) {
-		return text
-	}
-	if found := quotingFailure.FindStringSubmatch(text); found != nil && a.brought(found[1], found[2]) {
-		return text
-	}
-	return "what it asks for is not there, or not of the right form"
-}
-
-// brought says whether the caller brought a text itself, as failures show it: plain, or quoted.
-func (a *asking) brought(plain, quoted string) bool {
-	id, r := a.q.Identity, a.q.Request
-	all := append([]string{id.Email, id.Subject, r.Login, a.host}, id.Groups...)
-	for _, claim := range id.Claims {
-		switch v := claim.(type) {
-		case string:
-			all = append(all, v)
-		case []string:
-			all = append(all, v...)
-		}
-	}
-	return slices.ContainsFunc(all, func(own string) bool {
-		return own != "" && (plainFailure(own) == plain || fmt.Sprintf("%.60q", own) == quoted)
-	})
-}

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"pgregory.net/rapid"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -123,13 +124,13 @@ func checkTold(t *rapid.T, p *policy.Policy, q ca.Question, d ca.Decision, x *ca
 	if !hintForm.MatchString(x.Next) {
 		t.Fatalf("not a command: %s", x.Next)
 	}
-	if typed := followAdvice(q, x.Next); p.Decide(context.Background(), typed).Outcome != ca.Allow {
-		t.Fatalf("%s leads to: %s", x.Next, p.Decide(context.Background(), typed).Message)
+	if again := typed(q, x.Next); p.Decide(context.Background(), again).Outcome != ca.Allow {
+		t.Fatalf("%s leads to: %s", x.Next, p.Decide(context.Background(), again).Message)
 	}
 }
 
-// follow types a command.
-func followAdvice(q ca.Question, command string) ca.Question {
+// typed types a command.
+func typed(q ca.Question, command string) ca.Question {
 	q.Request.TTL, q.Request.Reason, q.Request.BreakGlass, q.Request.Rule = 0, "", false, ""
 	words := strings.Fields(command)
 	for i, word := range words {
@@ -150,4 +151,104 @@ func followAdvice(q ca.Question, command string) ca.Question {
 	}
 	q.Request.Login, q.Request.Host, _ = strings.Cut(words[len(words)-1], "@")
 	return q
+}
+
+// TestTell: what callers read, word by word.
+func TestTell(t *testing.T) {
+	const rules = `
+version: 1
+claims:
+  level: {type: int, optional: true}
+  unix_name: {type: string}
+environments:
+  staging: {hosts: ["*.staging.example.com"]}
+  prod:    {hosts: ["*.prod.example.com"], authority: prod}
+  lab:     {hosts: ["*.lab.example.com"], authority: prod}
+shared_trust: true
+deny:
+- name: too-low
+  when: environment == "lab" && int(string(claims.level.value()) + "secret") > 3
+allow:
+- {name: ops, owner: ops-team, when: environment == "prod" && "ops" in identity.groups, grant: {logins: [deploy], ttl: 1h}}
+- {name: by-name, when: environment == "prod" && claims.unix_name == "secret", grant: {logins: [deploy], ttl: 1h}}
+- {name: fresh, owner: fresh-team, when: environment == "staging" && token.bound, require: {login_within: 5m}, grant: {logins: [deploy], ttl: 1h}}
+- {name: sk, when: environment == "staging" && request.key_type == "sk-ed25519", grant: {logins: [admin], ttl: 1h}}
+- {name: lab, when: environment == "lab", grant: {logins: [deploy], ttl: 1h}}
+- {name: two, when: environment == "prod" && identity.subject == "secret", require: {reason: true}, grant: {logins: [tunnel], ttl: 37m}}
+`
+	p := compile(t, rules)
+	for _, tt := range []struct {
+		name   string
+		change func(*ca.Question)
+		want   ca.Explanation
+	}{
+		{"a group, and a claim that is not there", func(q *ca.Question) { q.Request.Host = "db1.prod.example.com" }, ca.Explanation{
+			Reason: "no rule lets you log in as deploy on db1.prod.example.com",
+			Rules: []ca.ExplainedRule{
+				{Name: "by-name", Lacks: []string{"it cannot be evaluated for your claim unix_name"}},
+				{Name: "ops", Owner: "ops-team", Lacks: []string{"you are not in the group that it asks for"}},
+			},
+			Missing: []string{"a condition that can be evaluated for you"}, Ask: "who looks after the rule by-name",
+		}},
+		{"a sign-in that is too old", func(*ca.Question) {}, ca.Explanation{
+			Reason:  "the rule fresh lets you log in as deploy on app1.staging.example.com once you sign in again (the last sign-in may be at most 5m old)",
+			Rules:   []ca.ExplainedRule{{Name: "fresh", Owner: "fresh-team", Lacks: []string{"it asks for a sign-in within the last 5m"}}},
+			Missing: []string{"a sign-in within the last 5m"}, Next: "hallpass login --fresh && hallpass cert deploy@app1.staging.example.com",
+		}},
+		{"a job, which signs in nowhere", func(q *ca.Question) {
+			q.Identity.Kind, q.Token.AuthTime = ca.Workload, time.Time{}
+		}, ca.Explanation{
+			Reason:  "the rule fresh lets you log in as deploy on app1.staging.example.com once you sign in again (the last sign-in may be at most 5m old)",
+			Rules:   []ca.ExplainedRule{{Name: "fresh", Owner: "fresh-team", Lacks: []string{"it asks for a sign-in within the last 5m"}}},
+			Missing: []string{"a sign-in within the last 5m"}, Ask: "fresh-team, who answers for the rule fresh",
+		}},
+		{"a key of the wrong type", func(q *ca.Question) { q.Request.Login = "admin" }, ca.Explanation{
+			Reason: "no rule lets you log in as admin on app1.staging.example.com",
+			Rules: []ca.ExplainedRule{
+				{Name: "sk", Lacks: []string{"it does not hold for the type of your key, ed25519"}},
+				{Name: "fresh", Owner: "fresh-team", Lacks: []string{"it lets you log in as deploy, not as admin", "it asks for a sign-in within the last 5m"}},
+			},
+			Missing: []string{"a key of the type sk-ed25519"}, Next: "hallpass login --key FILE && hallpass cert admin@app1.staging.example.com",
+		}},
+		{"a deny rule that fails", func(q *ca.Question) {
+			q.Request.Host, q.Identity.Claims["level"] = "x.lab.example.com", int64(2)
+		}, ca.Explanation{
+			Reason: "the deny rule too-low could not be evaluated, and so refuses to let you log in as deploy on x.lab.example.com: " +
+				"what it asks for is not there, or not of the right form",
+			Rules:   []ca.ExplainedRule{{Name: "too-low", Deny: true, Lacks: []string{"it cannot be evaluated for your claim level"}}},
+			Missing: []string{"the rule too-low not to refuse"}, Ask: "who looks after the rule too-low",
+		}},
+		{"a rule by name that is for others", func(q *ca.Question) {
+			q.Request.Host, q.Request.Rule = "db1.prod.example.com", "ops"
+		}, ca.Explanation{
+			Reason:  "the rule \"ops\" does not let you log in as deploy on db1.prod.example.com",
+			Rules:   []ca.ExplainedRule{{Name: "ops", Owner: "ops-team", Lacks: []string{"you are not in the group that it asks for"}}},
+			Missing: []string{"a group that you are not in"}, Ask: "ops-team, who answers for the rule ops",
+		}},
+		{"what a rule grants, which is for others", func(q *ca.Question) {
+			q.Request.Host, q.Request.Login, q.Request.TTL = "db1.prod.example.com", "tunnel", 2*time.Hour
+		}, ca.Explanation{
+			Reason:  "no rule lets you log in as tunnel on db1.prod.example.com",
+			Rules:   []ca.ExplainedRule{{Name: "two", Lacks: []string{"it does not hold for who you are"}}},
+			Missing: []string{"a condition that holds for you"}, Ask: "who looks after the rule two",
+		}},
+		{"a host that could be one of several, of which the policy opens one", func(q *ca.Question) {
+			q.Request.Host, q.Token.AuthTime = "app1", noon
+		}, ca.Explanation{
+			Reason: "no environment has the host app1", Missing: []string{"the full name of the host, such as app1.staging.example.com"},
+			Next: "hallpass cert deploy@app1.staging.example.com",
+		}},
+		{"no host name", func(q *ca.Question) { q.Request.Host = "$(reboot)" }, ca.Explanation{
+			Reason: `"$(reboot)" is not a host name`, Ask: "who looks after the policy",
+		}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			q := question(t)
+			tt.change(&q)
+			got := p.Tell(t.Context(), q, p.Decide(t.Context(), q))
+			if diff := cmp.Diff(&tt.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
 }

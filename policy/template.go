@@ -20,6 +20,9 @@ type part struct {
 
 // literal returns the text of a template without expressions.
 func (t *template) literal() (string, bool) {
+	if len(t.parts) == 1 && t.parts[0].expression == nil { // nearly all: a refusal looks at those of every rule
+		return t.parts[0].text, true
+	}
 	var b strings.Builder
 	for _, p := range t.parts {
 		if p.expression != nil {

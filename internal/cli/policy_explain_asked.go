@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"github.com/hallpass-ssh/hallpass/ca"
-	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/policy"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/spf13/cobra"
@@ -124,7 +123,7 @@ func (a *app) policyExplainRecorded(cmd *cobra.Command, flags recordFlags, args 
 		return err
 	}
 	hint := fmt.Sprintf("hallpass why record:%d", which.index)
-	q, err := audit.Question(found.decided, nonEmpty(found.snapshot), nonEmpty(found.lists))
+	q, err := found.question()
 	switch {
 	case err != nil:
 		return &failure{exit: exitFailed, err: fmt.Errorf("record %d cannot be explained: %w", which.index, err), hint: hint}

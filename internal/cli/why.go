@@ -203,10 +203,15 @@ type againJSON struct {
 	question *ca.Question
 }
 
+// question is what the policy was asked.
+func (f *foundDecision) question() (ca.Question, error) {
+	return audit.Question(f.decided, nonEmpty(f.snapshot), nonEmpty(f.lists))
+}
+
 // again makes the decision again.
 func (f *foundDecision) again(ctx context.Context) againJSON {
 	out := againJSON{Engine: policy.Engine, EngineThen: f.loaded.GetLoaded().GetEngine()}
-	q, err := audit.Question(f.decided, nonEmpty(f.snapshot), nonEmpty(f.lists))
+	q, err := f.question()
 	switch {
 	case errors.Is(err, audit.ErrErased):
 		out.Result, out.Reason = erased, "what the policy saw of the caller was erased from the log"
@@ -243,5 +248,5 @@ func nonEmpty(b []byte) []byte {
 	return b
 }
 
-// decimal writes a number that may pass 2^53.
-func decimal(n uint64) string { return strconv.FormatUint(n, 10) }
+// digits writes a number that may pass 2^53.
+func digits(n uint64) string { return strconv.FormatUint(n, 10) }

@@ -90,7 +90,7 @@ type whyCertificateJSON struct {
 func newWhyJSON(f *foundDecision, again againJSON) whyJSON {
 	d := f.decided
 	out := whyJSON{
-		Record: decimal(f.record.GetIndex()), Epoch: f.record.GetEpoch(), Time: f.record.GetTime().AsTime(), Outcome: "granted",
+		Record: digits(f.record.GetIndex()), Epoch: f.record.GetEpoch(), Time: f.record.GetTime().AsTime(), Outcome: "granted",
 		Who: d.GetCaller().GetSubject(), Login: d.GetAsked().GetLogin(), Host: d.GetAsked().GetHost(), Rule: d.GetDecision().GetRule(),
 		Environment: d.GetDecision().GetEnvironment(), Message: d.GetDecision().GetMessage(), Proven: d.GetProven(), Again: again,
 	}
@@ -119,7 +119,7 @@ func newWhyPolicy(f *foundDecision) *whyPolicyJSON {
 	l := f.loaded.GetLoaded()
 	out := &whyPolicyJSON{
 		Revision: l.GetPolicy().GetRevision(), Digest: hex.EncodeToString(l.GetPolicy().GetDigest()), Dirty: l.GetPolicy().GetDirty(),
-		Source: l.GetSource(), Cause: l.GetCause(), Record: decimal(f.loaded.GetIndex()), Since: f.loaded.GetTime().AsTime(),
+		Source: l.GetSource(), Cause: l.GetCause(), Record: digits(f.loaded.GetIndex()), Since: f.loaded.GetTime().AsTime(),
 	}
 	if c := l.GetCommit(); c != nil {
 		out.Author, out.Subject, out.Signer, out.SigningKey = c.GetAuthor(), c.GetSubject(), c.GetSigner(), c.GetSigningKey()
@@ -156,7 +156,7 @@ func optional(t time.Time) *time.Time {
 
 func newWhyCertificate(cert *ssh.Certificate, authority string) *whyCertificateJSON {
 	return &whyCertificateJSON{
-		Serial: decimal(cert.Serial), KeyID: cert.KeyId, Principals: cert.ValidPrincipals, ValidAfter: certTime(cert.ValidAfter),
+		Serial: digits(cert.Serial), KeyID: cert.KeyId, Principals: cert.ValidPrincipals, ValidAfter: certTime(cert.ValidAfter),
 		ValidBefore: certTime(cert.ValidBefore), CriticalOptions: cert.CriticalOptions, Extensions: append([]string{}, slices.Sorted(maps.Keys(cert.Extensions))...),
 		Authority: authority, CAKey: ssh.FingerprintSHA256(cert.SignatureKey),
 	}
