@@ -21,18 +21,19 @@ func loadAuthority(cfg *Config, name string, a AuthorityConfig) (*ca.Authority, 
 	}
 	var passphrase func() ([]byte, error)
 	if a.PassphraseFile != "" {
-		passphrase = func() ([]byte, error) { return readPassphrase(cfg, a.PassphraseFile) }
+		passphrase = func() ([]byte, error) { return readSecret(cfg, "passphrase_file", a.PassphraseFile) }
 	}
 	return ca.LoadFile(name, cfg.path(a.Key), passphrase)
 }
 
-// readPassphrase returns the passphrase of a CA key. One newline at its end is not part of it.
-func readPassphrase(cfg *Config, file string) ([]byte, error) {
+// readSecret returns what is in a file, or in a systemd credential, that a key of the configuration names. One newline at its end is
+// not part of it.
+func readSecret(cfg *Config, key, file string) ([]byte, error) {
 	path := cfg.path(file)
 	if name, ok := strings.CutPrefix(file, credentialPrefix); ok {
 		dir := os.Getenv("CREDENTIALS_DIRECTORY")
 		if dir == "" || name != filepath.Base(name) || !filepath.IsLocal(name) {
-			return nil, fmt.Errorf("passphrase_file %q: systemd hands over no such credential (LoadCredential=%s:...)", file, name)
+			return nil, fmt.Errorf("%s %q: systemd hands over no such credential (LoadCredential=%s:...)", key, file, name)
 		}
 		path = filepath.Join(dir, name)
 	} else if err := checkPrivate(path); err != nil {
@@ -40,7 +41,7 @@ func readPassphrase(cfg *Config, file string) ([]byte, error) {
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("read passphrase: %w", err)
+		return nil, fmt.Errorf("read %s: %w", key, err)
 	}
 	return bytes.TrimSuffix(data, []byte("\n")), nil
 }
