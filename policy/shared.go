@@ -100,7 +100,7 @@ func (s *sharedOrder) visit(name string, path []string) {
 	case d == nil || s.state[name] == 2: // one that does not exist is a mistake where it is asked for
 		return
 	case s.state[name] == 1:
-		cycle := append(path[slices.Index(path, name):], name)
+		cycle := slices.Concat(path[slices.Index(path, name):], []string{name})
 		s.c.errorf(d.at, "vars.%s asks for itself: %s", name, strings.Join(cycle, ", which asks for "))
 		s.state[name] = 2
 		return
