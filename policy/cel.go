@@ -105,8 +105,8 @@ func newLanguage(claims []claim, environments []string, lists []list, calendars 
 	l.base, err = cel.NewEnv(
 		cel.OptionalTypes(cel.OptionalTypesVersion(2)),
 		cel.DefaultUTCTimeZone(true),
-		cel.EnableMacroCallTracking(), // so that explanations show macros as they were written
-		ext.Strings(ext.StringsVersion(4)),
+		cel.EnableMacroCallTracking(),      // so that explanations show macros as they were written
+		ext.Strings(ext.StringsVersion(5)), // the first whose functions cost what they make: replace may grow a text tenfold
 		ext.Sets(ext.SetsVersion(0)),
 		ext.Lists(ext.ListsVersion(3), ext.ListsMaxRangeSize(assumedList)),
 		ext.Network(ext.NetworkVersion(ext.Version1)),
@@ -116,7 +116,6 @@ func newLanguage(claims []claim, environments []string, lists []list, calendars 
 		),
 		cel.ParserExpressionSizeLimit(maxExpression),
 		cel.ParserRecursionLimit(maxDepth),
-		cel.RegexProgramSizeLimit(maxRegex),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("set up CEL: %w", err)
@@ -166,7 +165,17 @@ type mistake struct {
 
 // compile checks text and plans it. Its value has the type want; nil stands for any that vars may have. It returns neither an
 // expression nor a mistake if the only mistakes are those of vars that it asks for.
-func (l *language) compile(text string, want *cel.Type, where use) (*expression, []mistake) {
+func (l *language) compile(text string, want *cel.Type, where use) (x *expression, mistakes []mistake) {
+	defer func() { // what CEL cannot take must not end the daemon that loads it
+		if fault := recover(); fault != nil {
+			x, mistakes = nil, []mistake{{0, fmt.Sprintf("the expression cannot be checked, by a fault of ours (%v): write it in another way", fault)}}
+		}
+	}()
+	return l.check(text, want, where)
+}
+
+// check is compile, which may panic where CEL has faults.
+func (l *language) check(text string, want *cel.Type, where use) (*expression, []mistake) {
 	env := l.rules
 	if where == inRole {
 		env = l.roles
@@ -296,6 +305,9 @@ func typeName(t *cel.Type) string {
 type sizes struct{}
 
 func (sizes) EstimateSize(node checker.AstNode) *checker.SizeEstimate {
+	if size := node.ComputedSize(); size != nil { // of what a function makes
+		return size
+	}
 	switch node.Type().Kind() {
 	case types.StringKind, types.BytesKind:
 		return &checker.SizeEstimate{Max: assumedString}

@@ -76,6 +76,7 @@ func TestFactsOfTheWorld(t *testing.T) {
 		{"a list of nobody", `vars.who in lists.nobody`, none, ca.Deny, ""},
 		{"a loop over a list", `lists.dbas.exists(m, m.startsWith("alice@"))`, none, ca.Allow, ""},
 		{"the size of a list", `lists.dbas.size() == 2 && size(lists.nobody) == 0`, none, ca.Allow, ""},
+		{"two lists together", `vars.who in lists.nobody + lists.dbas`, none, ca.Allow, ""},
 		{"functions on sets", `sets.intersects(lists.dbas, [vars.who]) && lists.dbas == ["alice@example.com", "bob@example.com"]`, none, ca.Allow, ""},
 		{"functions named lists", `lists.range(3).exists(i, i == 2)`, none, ca.Allow, ""},
 		{"a fetched list", `vars.on_call`, pagerList(0, "alice@example.com"), ca.Allow, ""},

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"github.com/google/cel-go/common/ast"
 	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/common/types/ref"
+	"github.com/google/cel-go/common/types/traits"
 
 	"github.com/hallpass-ssh/hallpass/ca"
 )
@@ -20,8 +22,10 @@ import (
 // costs, explanations.
 
 const (
-	maxShared    = 200
-	sharedPrefix = "vars."
+	maxShared     = 200
+	maxSharedText = 4096
+	maxSharedList = 2 * maxMembers
+	sharedPrefix  = "vars."
 )
 
 // shared is one of vars.
@@ -96,7 +100,7 @@ func (s *sharedOrder) visit(name string, path []string) {
 	case d == nil || s.state[name] == 2: // one that does not exist is a mistake where it is asked for
 		return
 	case s.state[name] == 1:
-		cycle := append(path[slices.Index(path, name):], name)
+		cycle := slices.Concat(path[slices.Index(path, name):], []string{name})
 		s.c.errorf(d.at, "vars.%s asks for itself: %s", name, strings.Join(cycle, ", which asks for "))
 		s.state[name] = 2
 		return
@@ -198,10 +202,33 @@ func (e *evaluation) once(s *shared) func() ref.Val {
 	return func() ref.Val {
 		if value == nil {
 			var err error
-			if value, _, err = e.value(s.program); err != nil {
+			if value, _, err = e.value(s.program); err == nil {
+				err = tooLarge(value)
+			}
+			switch {
+			case err == nil:
+			case strings.HasPrefix(err.Error(), sharedPrefix): // it names the one that failed first
+				value = types.WrapErr(err)
+			default:
 				value = types.NewErr("%s: %s", s.name, err.Error())
 			}
 		}
 		return value
 	}
+}
+
+// tooLarge bounds what one of vars may hand on. Costs are estimated for texts and lists of a usual size, and a chain in which each
+// doubles the one before would outgrow any.
+func tooLarge(value ref.Val) error {
+	switch v := value.(type) {
+	case types.String:
+		if len(v) > maxSharedText {
+			return fmt.Errorf("the text has more than %d bytes", maxSharedText)
+		}
+	case traits.Lister:
+		if n, ok := v.Size().(types.Int); !ok || n > maxSharedList {
+			return fmt.Errorf("the list has more than %d entries", maxSharedList)
+		}
+	}
+	return nil
 }

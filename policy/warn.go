@@ -34,11 +34,20 @@ const (
 	warnForwarding    = "force-command-with-forwarding"
 	warnCallerAddress = "source-address-from-caller"
 	warnShadowed      = "shadowed"
-	warnBadIgnore     = "bad-ignore"
+
+	warnSharedPrincipal = "shared-principal"
+	warnEveryAddress    = "source-address-everywhere"
+	warnUnusedClaim     = "unused-claim"
+	warnUnusedList      = "unused-list"
+	warnUnusedCalendar  = "unused-calendar"
+	warnUnusedVar       = "unused-var"
+
+	warnBadIgnore = "bad-ignore"
 )
 
 var warningNames = []string{
 	warnNoOwner, warnNeverExpires, warnExpired, warnSharedLogin, warnForwarding, warnCallerAddress, warnShadowed,
+	warnSharedPrincipal, warnEveryAddress, warnUnusedClaim, warnUnusedList, warnUnusedCalendar, warnUnusedVar,
 }
 
 // Warnings returns what a reviewer should look at, in the order of the files and lines. The suite is asked for rules that are
@@ -63,6 +72,8 @@ func (p *Policy) Warnings(ctx context.Context, now time.Time, s *TestSuite) ([]W
 			l.options(w.draft)
 		}
 	}
+	l.shared(rules)
+	l.unused(read)
 	l.silence(read)
 	slices.SortFunc(l.warnings, func(a, b Warning) int {
 		return cmp.Or(cmp.Compare(a.File, b.File), cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column), cmp.Compare(a.Name, b.Name))
@@ -137,11 +148,7 @@ func (l *linter) options(d *ruleDraft) {
 	if d.grant.forceCommand != "" && len(forwarding) > 0 {
 		l.warn(d.grantItem, warnForwarding, "force_command does not restrict %s, which the rule %s grants too", forwarding[0], d.name)
 	}
-	for _, it := range d.sourceAddresses {
-		if strings.Contains(it.node.Value, "request.source_ip") {
-			l.warn(it, warnCallerAddress, "request.source_ip is the address that the CA saw; a jump host or NAT shows another to the server, which then refuses")
-		}
-	}
+	l.addresses(d)
 }
 
 // ignoreComment is a comment that silences a warning: its name, and why.

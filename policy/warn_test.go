@@ -69,6 +69,32 @@ environments:
 		{"the address of the caller", rule("  grant:\n    logins: [x]\n    ttl: 1h\n    source_address: [10.0.0.0/8, \"${request.source_ip}\"]\n"), []string{
 			"policy.yaml:12:34: request.source_ip is the address that the CA saw; a jump host or NAT shows another to the server, which then refuses [source-address-from-caller]",
 		}},
+		{"the address of the caller, by a var", strings.Replace(rule("  grant: {logins: [x], ttl: 1h, source_address: [\"${vars.here}\"]}\n"), "allow:", "vars: {here: request.source_ip}\nallow:", 1), []string{
+			"policy.yaml:10:50: request.source_ip is the address that the CA saw; a jump host or NAT shows another to the server, which then refuses [source-address-from-caller]",
+		}},
+		{"a network that is all there is", rule("  grant: {logins: [x], ttl: 1h, source_address: [0.0.0.0/0]}\n"), []string{
+			"policy.yaml:9:50: source_address 0.0.0.0/0 lets the certificate work from everywhere: leave it out, or name a network [source-address-everywhere]",
+		}},
+		{"one principal for two groups", header + "allow:\n" +
+			"- {name: a, owner: x, when: environment == \"staging\" && \"dev\" in identity.groups, grant: {logins: [deploy, web], ttl: 1h}}\n" +
+			"- {name: b, owner: x, when: environment == \"staging\" && \"dba\" in identity.groups, grant: {logins: [deploy, db], ttl: 1h}}\n" +
+			"- {name: c, owner: x, when: environment == \"staging\" && \"dba\" in identity.groups, grant: {logins: [db], ttl: 1h}}\n" +
+			"- {name: d, owner: x, when: environment == \"staging\" && \"sre\" in identity.groups, grant: {logins: [db], scope: host, ttl: 1h}}\n", []string{
+			"policy.yaml:7:100: scope any: the principal deploy opens staging to the group dba by this rule and to dev by a, and a server cannot tell them apart: give each a login of its own [shared-principal]",
+		}},
+		{"one principal for one group on one environment, and another on another", header + "allow:\n" +
+			"- {name: a, owner: x, when: environment == \"staging\" && \"dev\" in identity.groups, grant: {logins: [deploy], ttl: 1h}}\n" +
+			"- {name: b, owner: x, expires: 2027-01-01, when: environment == \"prod\" && \"sre\" in identity.groups, grant: {logins: [deploy], ttl: 1h}}\n", nil},
+		{"what nothing asks for", header + "claims: {a: {type: bool}, b: {type: bool, default: false}, c: {type: string, default: x}}\nlists: {l: [x], m: [y]}\n" +
+			"calendars: {k: {days: mon}, n: {days: tue}}\nvars: {v: '\"x\" in lists.l', w: claims.b && calendars.n}\n" +
+			"deny: [{name: x, owner: x, when: vars.w}]\nallow: [{name: y, owner: x, when: environment == \"staging\", grant: {logins: [\"${claims.c}\"], ttl: 1h}}]\n", []string{
+			"policy.yaml:5:10: nothing asks for claims.a, which is in the log of every decision all the same: remove it [unused-claim]",
+			"policy.yaml:6:9: nothing asks for lists.l: remove it [unused-list]",
+			"policy.yaml:6:17: nothing asks for lists.m: remove it [unused-list]",
+			"policy.yaml:7:13: nothing asks for calendars.k: remove it [unused-calendar]",
+			"policy.yaml:8:8: nothing asks for vars.v: remove it [unused-var]",
+		}},
+		{"what only a role asks for", header + "lists: {admins: [x]}\nroles: {admin: identity.subject in lists.admins}\n", nil},
 		{"a warning that is silenced on its line", header + "allow:\n- name: one # hallpass:ignore no-owner it is an example\n  when: environment == \"staging\"\n" + grant, nil},
 		{"warnings that are silenced above their line", header + "allow:\n# hallpass:ignore no-owner it is an example\n# of two\n# hallpass:ignore never-expires see above\n- name: one\n  when: environment == \"prod\"\n" + grant, nil},
 		{"silence for something else", header + "allow:\n- name: one # hallpass:ignore expired it is an example\n  when: environment == \"staging\"\n" + grant, []string{

@@ -19,6 +19,7 @@ import (
 type described struct {
 	wish
 	at, sourceIP, keyType string
+	lists                 string
 	loginAge              time.Duration
 	bound                 bool
 }
@@ -30,6 +31,7 @@ func (d *described) flags(cmd *cobra.Command) {
 	flags.DurationVar(&d.loginAge, "login-age", 0, "how long ago the person signed in, for example 10m")
 	flags.BoolVar(&d.bound, "bound", true, "whether the sign-in is bound to the key, as that of a browser is")
 	flags.StringVar(&d.sourceIP, "source-ip", "", "the address that the request comes from")
+	flags.StringVar(&d.lists, "lists", "", "file that describes the lists which a daemon would have fetched")
 	flags.StringVar(&d.keyType, "key-type", "ed25519", "type of the key: ed25519, sk-ed25519, ecdsa, sk-ecdsa or rsa")
 	complete(cmd, "key-type", "ed25519", "sk-ed25519", "ecdsa", "sk-ecdsa", "rsa")
 }
@@ -60,6 +62,18 @@ func (d *described) question(t target) (ca.Question, error) {
 	return q, nil
 }
 
+// fetched reads the lists that are described; none without a file.
+func (d *described) fetched(p *policy.Policy, now time.Time) ([]ca.FetchedList, error) {
+	if d.lists == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(d.lists)
+	if err != nil {
+		return nil, fmt.Errorf("read the lists: %w", err)
+	}
+	return p.ReadLists(d.lists, text, now)
+}
+
 // token is that of a sign-in as described. A workload signs in nowhere: its token is not bound, and has no time of sign-in.
 func (d *described) token(id ca.Identity, now time.Time) ca.Token {
 	if id.Kind == ca.Workload {
@@ -79,7 +93,8 @@ func (a *app) policyExplainCommand() *cobra.Command {
 
 With a folder, its files as they are now are asked about a described identity: each rule that nearly applied with its conditions, each
 true, false or failed, and the values that made it so; what is missing, and what to type. That needs neither a daemon nor a sign-in.
-The identity is YAML, with the keys email, groups, claims, kind (person or workload), issuer and subject.
+The identity is YAML, with the keys email, groups, claims, kind (person or workload), issuer and subject. --lists FILE says in YAML
+who is on the lists that a daemon would have fetched: "oncall: [alice@example.com]".
 
 Without a folder, the daemon is asked what it would answer to you, now. It tells the names of rules, what they say to those whom they
 refuse, and what you lack; nothing is issued and nothing recorded.
@@ -146,6 +161,9 @@ func (a *app) policyExplain(cmd *cobra.Command, dir string, d described, q ca.Qu
 		if _, declared := q.Identity.Claims[claim]; !declared {
 			a.note("note: the policy declares no claim %s, and does not see it", claim)
 		}
+	}
+	if q.Lists, err = d.fetched(p, q.Now); err != nil {
+		return err
 	}
 	q.Token = d.token(q.Identity, q.Now)
 	x := p.Explain(cmd.Context(), q)

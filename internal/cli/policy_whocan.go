@@ -73,6 +73,9 @@ func (a *app) policyWhoCan(cmd *cobra.Command, dir string, d described, q ca.Que
 	if err != nil {
 		return err
 	}
+	if q.Lists, err = d.fetched(p, q.Now); err != nil {
+		return err
+	}
 	for i := range callers {
 		callers[i].Token = d.token(callers[i].Identity, q.Now)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/issuerhttp"
 	"go.yaml.in/yaml/v4"
 )
 
@@ -33,6 +34,7 @@ type Config struct {
 	Policy      PolicyConfig               `yaml:"policy"`
 	Limits      LimitsConfig               `yaml:"limits"`
 	Metrics     MetricsConfig              `yaml:"metrics"`
+	Lists       ListsConfig                `yaml:"lists"`
 	// Issuers are where people and workloads get their ID tokens; at least one.
 	Issuers []IssuerConfig `yaml:"issuers"`
 	// Sinks are where the log is sent, besides.
@@ -86,6 +88,23 @@ type LimitsConfig struct {
 type MetricsConfig struct {
 	// Listen is host:port, plain http; empty for none.
 	Listen string `yaml:"listen"`
+}
+
+// ListsConfig says how the lists are fetched for which the policy names a URL.
+type ListsConfig struct {
+	// Tokens are sent to those who want one.
+	Tokens []ListToken `yaml:"tokens"`
+	// CAFile holds the roots that the TLS certificates chain to; default: those of the system.
+	CAFile string `yaml:"ca_file"`
+	// Insecure allows plain http, on loopback addresses only.
+	Insecure bool `yaml:"insecure"`
+}
+
+// ListToken is a bearer token for lists at or below a URL, and nowhere else: the policy chooses where a list comes from.
+type ListToken struct {
+	URL string `yaml:"url"`
+	// TokenFile holds the token, readable by the daemon's user alone. "credential:NAME" reads a systemd credential.
+	TokenFile string `yaml:"token_file"`
 }
 
 // IssuerConfig is an OIDC issuer and the audience at which it is asked.
@@ -232,6 +251,11 @@ func (c *Config) validate() error {
 	require(c.Limits.Skew >= 0 && c.Limits.Skew <= 5*time.Minute, "limits.skew: %s is not between 0 and 5m", c.Limits.Skew)
 	require(c.Limits.Skew%time.Second == 0, "limits.skew: %s is not in whole seconds", c.Limits.Skew)
 	require(c.Limits.IdentityRate >= 0 && c.Limits.IdentityBurst >= 0, "limits: a rate cannot be negative")
+	for _, t := range c.Lists.Tokens {
+		err := (issuerhttp.Config{AllowInsecure: c.Lists.Insecure}).CheckIssuer(t.URL)
+		require(err == nil, "lists.tokens: %v", err)
+		require(t.TokenFile != "", "lists.tokens: %s has no token_file", t.URL)
+	}
 	require(len(c.Issuers) > 0, "issuers: at least one is required")
 	var names []string
 	for _, i := range c.Issuers {

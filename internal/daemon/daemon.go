@@ -54,6 +54,7 @@ type daemon struct {
 	recorder *store.Recorder
 	policy   *policyInForce
 	verifier *idtoken.Verifier
+	lists    *lists
 	limiter  *server.Limiter
 	server   *server.Server
 	sinks    []*sink.Sink
@@ -89,6 +90,7 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		}
 		defer wait()
 	}
+	defer d.lists.close()
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", cfg.Listen, err)
@@ -109,6 +111,8 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 	if err := d.openPolicy(ctx, parts); err != nil {
 		return err
 	}
+	d.lists = parts.lists
+	d.lists.policy, d.lists.logger = d.policy.get, d.logger
 	d.limiter = server.NewLimiter(server.Rates{
 		Identity: rate.Limit(d.cfg.Limits.IdentityRate), IdentityBurst: d.cfg.Limits.IdentityBurst,
 	}, d.cfg.Now())
@@ -118,6 +122,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		ParsePossession: server.ParsePossession,
 		Rules:           d.policy.rules,
 		Newer:           d.policy.newer,
+		Lists:           d.lists.of,
 		Log:             d.recorder,
 		Authorities:     parts.authorities,
 		ServerNames:     parts.serverNames,
@@ -133,6 +138,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 	}
 	d.verifier = parts.verifier
 	d.verifier.Start(ctx)
+	d.lists.start(ctx)
 	d.server = server.New(server.Config{
 		CA: core, Store: d.store, Certificate: parts.certificate, Limiter: d.limiter,
 		LogPublicKey: parts.logKey.Verifier(),
@@ -186,6 +192,7 @@ func (d *daemon) serve(ctx context.Context, listener net.Listener) error {
 			d.tally(ctx)
 		case <-health.C:
 			d.reportIssuers()
+			d.lists.report()
 		case <-d.store.Dead():
 			return errors.Join(d.stop(served), errors.New("the outcome of a write to the log is in doubt: ended, so that nothing is signed without a record. Check the disk; the next start verifies the log"))
 		case err := <-served:
@@ -275,6 +282,7 @@ type parts struct {
 	authorities map[string]*ca.Authority
 	logKey      *audit.LogKey
 	verifier    *idtoken.Verifier
+	lists       *lists
 	certificate tls.Certificate
 	serverNames []string
 	targets     map[string]sink.Target // of sinks, by name
@@ -364,6 +372,9 @@ func load(cfg *Config) (*parts, error) {
 		return nil, err
 	}
 	if err := cfg.Policy.checkFiles(cfg); err != nil {
+		return nil, err
+	}
+	if p.lists, err = newLists(cfg); err != nil {
 		return nil, err
 	}
 	p.verifier, err = newVerifier(cfg)

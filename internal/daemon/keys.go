@@ -26,8 +26,8 @@ func loadAuthority(cfg *Config, name string, a AuthorityConfig) (*ca.Authority, 
 	return ca.LoadFile(name, cfg.path(a.Key), passphrase)
 }
 
-// readSecret returns what is in a file that only the daemon's user can read, named under a key of the configuration. One newline at
-// its end is not part of it.
+// readSecret returns what is in a file that only the daemon's user can read, or in a systemd credential, named under a key of the
+// configuration. One newline at its end is not part of it.
 func readSecret(cfg *Config, key, file string) ([]byte, error) {
 	path := cfg.path(file)
 	if name, ok := strings.CutPrefix(file, credentialPrefix); ok {

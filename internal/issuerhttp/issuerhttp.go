@@ -1,5 +1,6 @@
-// Package issuerhttp is how Hallpass, daemon and helper alike, talks to an OIDC issuer: over https, within bounds of size and
-// time, and never by way of another host than the one it was sent to. It knows nothing of OIDC.
+// Package issuerhttp is how Hallpass, daemon and helper alike, talks to an OIDC issuer, and the daemon to those who keep lists for
+// a policy: over https, within bounds of size and time, and never by way of another host than the one it was sent to. It knows
+// nothing of OIDC.
 package issuerhttp
 
 import (
