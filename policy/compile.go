@@ -29,6 +29,7 @@ type Policy struct {
 	deny, allow  map[string]*rule
 	denyIndex    index
 	allowIndex   index
+	signposts    signposts
 	roles        map[string]*expression
 	lang         *language // for explanations, which compile a condition again in parts
 }
@@ -196,6 +197,7 @@ func (c *compiler) build() *Policy {
 	p.lang = c.lang
 	p.denyIndex = indexOf(slices.Collect(maps.Values(p.deny)))
 	p.allowIndex = indexOf(slices.Collect(maps.Values(p.allow)))
+	p.signposts = signpostsOf(byName(slices.Collect(maps.Values(p.allow))))
 	return p
 }
 
