@@ -121,29 +121,25 @@ func (a *asking) noRule() string {
 	if len(logins) > 0 {
 		message += "; you may log in there as " + listed(logins)
 	}
-	var here []string
-	for name, r := range a.policy.allow {
-		if e := r.when.facts.environment; e != "" && e != a.environment.Name || r.expired(a.q.Now) {
-			continue
-		}
-		if len(logins) == 0 || r.grants(a.q.Request.Login) {
-			here = append(here, name)
-		}
+	login := ""
+	if len(logins) > 0 {
+		login = a.q.Request.Login
 	}
-	slices.Sort(here)
-	for i, name := range here[:min(len(here), maxListed)] {
-		here[i] += a.lacks(a.policy.allow[name])
+	rules, more := a.policy.signposts.here(a.environment.Name, login, a.q.Now)
+	var here []string
+	for _, r := range rules {
+		here = append(here, r.name+a.lacks(r))
 	}
 	if len(logins) > 0 {
 		if len(here) > 0 {
-			message += "; rules for " + a.q.Request.Login + ": " + listed(here)
+			message += "; rules for " + a.q.Request.Login + ": " + listedOf(here, more)
 		}
 		return message
 	}
 	if len(here) == 0 {
 		message += "; there are no rules for " + a.environment.Name
 	} else {
-		message += "; rules for " + a.environment.Name + ": " + listed(here)
+		message += "; rules for " + a.environment.Name + ": " + listedOf(here, more)
 	}
 	if len(a.decision.Failed) > 0 {
 		failed := make([]string, len(a.decision.Failed))
@@ -167,14 +163,6 @@ func (a *asking) lately() *rule {
 		}
 	}
 	return nil
-}
-
-// grants says whether a rule names a login as it is.
-func (r *rule) grants(login string) bool {
-	return slices.ContainsFunc(r.grant.logins, func(t *template) bool {
-		s, literal := t.literal()
-		return literal && s == login
-	})
 }
 
 // lacks says what a rule plainly asks for and the caller does not bring, in words about the caller alone.
@@ -203,8 +191,14 @@ const maxListed = 8
 func listed(all []string) string {
 	slices.Sort(all)
 	all = slices.Compact(all)
-	if len(all) > maxListed {
-		return fmt.Sprintf("%s and %d more", strings.Join(all[:maxListed], ", "), len(all)-maxListed)
+	shown := min(len(all), maxListed)
+	return listedOf(all[:shown], len(all)-shown)
+}
+
+// listedOf joins names and counts those that are not among them.
+func listedOf(names []string, more int) string {
+	if more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names, ", "), more)
 	}
-	return strings.Join(all, ", ")
+	return strings.Join(names, ", ")
 }

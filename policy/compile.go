@@ -29,6 +29,7 @@ type Policy struct {
 	deny, allow  map[string]*rule
 	denyIndex    index
 	allowIndex   index
+	signposts    signposts
 	roles        map[string]*expression
 	lists        []list      // by name
 	calendars    []*calendar // by name
@@ -210,6 +211,7 @@ func (c *compiler) build() *Policy {
 	p.lang = c.lang
 	p.denyIndex = indexOf(slices.Collect(maps.Values(p.deny)))
 	p.allowIndex = indexOf(slices.Collect(maps.Values(p.allow)))
+	p.signposts = signpostsOf(byName(slices.Collect(maps.Values(p.allow))))
 	return p
 }
 

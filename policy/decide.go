@@ -244,6 +244,7 @@ func (a *asking) needs(r *rule) []ca.Need {
 	return needs
 }
 
+// byName sorts rules, each once.
 func byName(rules []*rule) []*rule {
-	return slices.SortedFunc(slices.Values(rules), func(a, b *rule) int { return strings.Compare(a.name, b.name) })
+	return slices.Compact(slices.SortedFunc(slices.Values(rules), func(a, b *rule) int { return strings.Compare(a.name, b.name) }))
 }

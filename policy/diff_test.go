@@ -54,6 +54,8 @@ func TestDiff(t *testing.T) {
 			"deny rule no-contractors: when added !token.bound (wider)"}},
 		{"a way more in a condition", `'"security" in identity.groups'`, `'"security" in identity.groups || "audit" in identity.groups'`, []string{
 			`role auditor: when added "audit" in identity.groups (wider)`}},
+		{"a side less of a part", `("sre" in identity.groups || token.bound)`, `token.bound`, []string{
+			`allow rule sre: when "sre" in identity.groups || token.bound -> token.bound (narrower)`}},
 		{"another condition", `"dev" in identity.groups`, `"ops" in identity.groups`, []string{
 			`allow rule devs: when "dev" in identity.groups -> "ops" in identity.groups`}},
 		{"no reason", "reason: true, ", "", []string{"allow rule sre: require.reason removed true (wider)"}},

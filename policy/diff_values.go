@@ -22,6 +22,8 @@ type value struct {
 	words []string
 	// amount is the value of a bound.
 	amount int64
+	// choices are the sides of the outermost || of each word of a condition.
+	choices map[string][]string
 }
 
 // valueKind says what a change of a value does.
@@ -65,6 +67,13 @@ func (v value) effect(is value) Effect {
 		is.kind = v.kind
 	}
 	switch {
+	case v.kind == conditions && is.kind == conditions && len(gone) == 1 && len(came) == 1:
+		less, more := without(v.choices[gone[0]], is.choices[came[0]]), without(is.choices[came[0]], v.choices[gone[0]])
+		grew, shrank = len(less) == 0, len(more) == 0
+		if grew == shrank {
+			return Uncertain
+		}
+		return effectOf(grew)
 	case v.kind != is.kind:
 		return Uncertain // a condition that was of && and is of ||
 	case v.kind == bound && had && has:
@@ -209,7 +218,7 @@ func (l *language) conditionOf(text string) (value, error) {
 		return value{}, fmt.Errorf("parse the condition again: %w", issues.Err())
 	}
 	whole := parsed.NativeRep()
-	v := value{field: "when", kind: conditions}
+	v := value{field: "when", kind: conditions, choices: map[string][]string{}}
 	parts := operands(whole.Expr(), operators.LogicalAnd)
 	if len(parts) == 1 {
 		if others := operands(whole.Expr(), operators.LogicalOr); len(others) > 1 {
@@ -222,6 +231,13 @@ func (l *language) conditionOf(text string) (value, error) {
 			return value{}, err
 		}
 		v.words = append(v.words, text)
+		for _, side := range operands(part, operators.LogicalOr) {
+			choice, err := uniform(side, whole.SourceInfo())
+			if err != nil {
+				return value{}, err
+			}
+			v.choices[text] = append(v.choices[text], choice)
+		}
 	}
 	v.words = sorted(v.words)
 	return v, nil

@@ -52,7 +52,7 @@ func TestDocs(t *testing.T) {
 			docTests(t, fmt.Sprintf("%s:%d", name, line), first, b[2])
 		case "yaml warned":
 			docWarnings(t, fmt.Sprintf("%s:%d", name, line), completed(b[2], regexp.MustCompile("(?m)^claims:\n(?:[ ].*\n)*").ReplaceAllString(first, "")), blocks[i+1][2])
-		case "yaml identity", "sh": // run with the tool, by its own tests
+		case "yaml identity", "yaml file", "sh": // run with the tool, by its own tests
 		default:
 			t.Errorf("%s:%d: a block of kind %q is not tested", name, line, kind)
 		}

@@ -20,7 +20,7 @@ const MaxCost = maxCost
 
 // DecideWithoutIndex asks every rule.
 func (p *Policy) DecideWithoutIndex(ctx context.Context, q ca.Question) ca.Decision {
-	all := func(rules map[string]*rule) index { return index{facts{}: slices.Collect(maps.Values(rules))} }
+	all := func(rules map[string]*rule) index { return index{spot{}: slices.Collect(maps.Values(rules))} }
 	return p.decide(ctx, q, all(p.deny), all(p.allow))
 }
 

@@ -18,6 +18,8 @@ type facts struct {
 	group string
 	// securityKey says that the key to be certified must be an sk key.
 	securityKey bool
+	// reach is where the expression can be true at all.
+	reach reach
 }
 
 // factsOf looks through vars, each of which is among shared with facts of its own.
@@ -51,6 +53,13 @@ func factsOf(e ast.Expr, shared map[string]*shared) facts {
 		}
 	}
 	visit(e)
+	f.reach = reachOf(e)
+	if f.reach.environments == nil && f.environment != "" {
+		f.reach.environments = []string{f.environment}
+	}
+	if f.reach.groups == nil && f.group != "" {
+		f.reach.groups = []string{f.group}
+	}
 	return f
 }
 
@@ -76,28 +85,4 @@ func (f *facts) in(element, list ast.Expr) {
 			return !ok || !strings.HasPrefix(s, "sk-")
 		})
 	}
-}
-
-// index finds the rules that could match. A rule stands under the one environment and the one group that it requires.
-type index map[facts][]*rule
-
-func indexOf(rules []*rule) index {
-	x := index{}
-	for _, r := range rules {
-		key := facts{environment: r.when.facts.environment, group: r.when.facts.group}
-		x[key] = append(x[key], r)
-	}
-	return x
-}
-
-// candidates returns the rules that could match, in no order, each once.
-func (x index) candidates(environment string, groups []string) []*rule {
-	var out []*rule
-	groups = append([]string{""}, groups...)
-	slices.Sort(groups)
-	for _, group := range slices.Compact(groups) {
-		out = append(out, x[facts{environment: environment, group: group}]...)
-		out = append(out, x[facts{group: group}]...)
-	}
-	return out
 }

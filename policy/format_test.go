@@ -158,10 +158,10 @@ func (m *messy) String() string {
 
 func (m *messy) rule(section string, i, indent int) {
 	if section == "deny" {
-		m.mapping(indent, true, fmt.Sprintf("name: d%d", i), "owner: x", "when: "+condition(blockAtoms).Draw(m.t, "deny"))
+		m.mapping(indent, true, fmt.Sprintf("name: d%d", i), "owner: x", "when: "+conditionText(blockAtoms).Draw(m.t, "deny"))
 		return
 	}
-	m.mapping(indent, true, fmt.Sprintf("name: a%d", i), "owner: x", "when: "+condition(blockAtoms).Draw(m.t, "allow"))
+	m.mapping(indent, true, fmt.Sprintf("name: a%d", i), "owner: x", "when: "+conditionText(blockAtoms).Draw(m.t, "allow"))
 	fmt.Fprintf(&m.b, "%*sgrant:\n", indent, "")
 	m.mapping(indent+1+m.pick(3), false, "logins: [deploy, readonly]", "ttl: 1h", "extensions: [permit-pty]")
 }
@@ -200,5 +200,16 @@ func TestFormatKeepsEverything(t *testing.T) {
 		if diff := cmp.Diff(before.Decide(context.Background(), q), after.Decide(context.Background(), q), cmpopts.EquateComparable(netip.Prefix{})); diff != "" {
 			t.Fatalf("%s\n%s\n%s", diff, text, once)
 		}
+	})
+}
+
+// conditionText draws a condition of texts.
+func conditionText(atoms *rapid.Generator[string]) *rapid.Generator[string] {
+	return rapid.Custom(func(t *rapid.T) string {
+		out := atoms.Draw(t, "atom")
+		for range rapid.IntRange(0, 3).Draw(t, "more") {
+			out += rapid.SampledFrom([]string{" && ", " && ", " || "}).Draw(t, "operator") + atoms.Draw(t, "atom")
+		}
+		return out
 	})
 }

@@ -246,3 +246,11 @@ func (a *asking) tellWithoutRules(ctx context.Context, out *ca.Explanation) {
 
 // maxTypos is how much a host may differ from the one that it was meant to be.
 const maxTypos = 3
+
+// grants says whether a rule names a login as it is.
+func (r *rule) grants(login string) bool {
+	return slices.ContainsFunc(r.grant.logins, func(t *template) bool {
+		s, literal := t.literal()
+		return literal && s == login
+	})
+}

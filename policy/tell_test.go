@@ -46,11 +46,11 @@ deny:
 	quote := func(s string) string { return `"` + strings.ReplaceAll(s, `"`, `\"`) + `"` }
 	for i := range rapid.IntRange(1, 3).Draw(t, "deny rules") {
 		fmt.Fprintf(&b, "- {name: d%d, owner: team-d, when: %s, message: Say please.}\n", i,
-			quote(condition(othersAtoms).Draw(t, "deny")+rapid.SampledFrom([]string{"", ` && request.host.startsWith("a")`, " && false"}).Draw(t, "rest")))
+			quote(conditionText(othersAtoms).Draw(t, "deny")+rapid.SampledFrom([]string{"", ` && request.host.startsWith("a")`, " && false"}).Draw(t, "rest")))
 	}
 	b.WriteString("allow:\n")
 	for i := range rapid.IntRange(1, 6).Draw(t, "allow rules") {
-		fmt.Fprintf(&b, "- {name: a%d, owner: team-a, when: %s, %s}\n", i, quote(condition(othersAtoms).Draw(t, "allow")), rapid.SampledFrom([]string{
+		fmt.Fprintf(&b, "- {name: a%d, owner: team-a, when: %s, %s}\n", i, quote(conditionText(othersAtoms).Draw(t, "allow")), rapid.SampledFrom([]string{
 			"grant: {logins: [deploy], ttl: 1h}", "require: {reason: true, login_within: 15m}, grant: {logins: [deploy], ttl: 2h}",
 			`grant: {logins: [deploy, "${claims.team.orValue('mark login')}"], ttl: 1h}`,
 			`grant: {logins: ["${claims.team.value()}"], ttl: 1h}`,

@@ -7,8 +7,11 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/history"
+	"github.com/hallpass-ssh/hallpass/policy"
 )
 
 // TestPolicyDocs runs the commands that docs/policy.md shows, on the policy with which the page begins and the files that it
@@ -31,10 +34,11 @@ func TestPolicyDocs(t *testing.T) {
 		}
 	}
 	write("policy/policy.yaml", blocks[0][2])
+	docsLog(t, blocks[0][2], filepath.Join(dir, "log-copy.db"))
 	ran := 0
 	for i, b := range blocks {
 		switch b[1] {
-		case "yaml identity":
+		case "yaml identity", "yaml file":
 			name, _, _ := strings.Cut(strings.TrimPrefix(b[2], "# "), "\n")
 			write(name, b[2])
 		case "sh":
@@ -57,4 +61,22 @@ func TestPolicyDocs(t *testing.T) {
 	if ran == 0 {
 		t.Fatal("the page has no command: did its form change?")
 	}
+}
+
+// docsLog makes the log that the page replays, of the policy with which it begins.
+func docsLog(t *testing.T, text, file string) {
+	t.Helper()
+	l := history.New(t)
+	l.Load(&policy.Bundle{Source: "the page", Files: map[string][]byte{"policy.yaml": []byte(text)}})
+	for _, asked := range []history.Asked{
+		{Subject: "a", Email: "alice@example.com", Groups: []string{"developers"}, Host: "app1.staging.example.com"},
+		{Subject: "a", Email: "alice@example.com", Groups: []string{"developers"}, Host: "app2.staging.example.com"},
+		{Subject: "b", Email: "bob@example.com", Groups: []string{"sre"}, Host: "app1.staging.example.com"},
+		{Subject: "d", Email: "dave@example.com", Host: "db1.prod.example.com"},
+	} {
+		_, _ = l.Ask(asked)
+		l.Wait(time.Hour)
+	}
+	l.Close()
+	copyFile(t, l.Path, file)
 }

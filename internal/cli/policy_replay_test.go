@@ -40,7 +40,7 @@ func replayDir(t *testing.T) string {
 		{Subject: "u-3", Email: "c|<b>@example.com", Groups: []string{"sre"}, Host: prod, Claims: map[string]any{"contractor": true}},
 		{Subject: "u-4", Email: "dave@example.com", Host: staging},
 	} {
-		_ = l.Ask(asked)
+		_, _ = l.Ask(asked)
 		l.Wait(24 * time.Hour)
 	}
 	l.Close()

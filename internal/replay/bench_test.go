@@ -33,7 +33,7 @@ func BenchmarkReplay(b *testing.B) {
 			asked := history.Asked{Subject: fmt.Sprint("user-", i), Email: fmt.Sprint("user-", i, "@example.com"), Groups: []string{"everybody", "developers", "berlin"}}
 			for j := range each {
 				asked.Host = []string{staging, prod}[j%2]
-				_ = l.Ask(asked)
+				_, _ = l.Ask(asked)
 				l.Wait(time.Second)
 			}
 		})

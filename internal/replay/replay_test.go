@@ -59,7 +59,7 @@ func decisions(l *history.Log) {
 	rsa := alice
 	rsa.RSA = 3072
 	for _, asked := range []history.Asked{alice, alice, bob, carol, dave, silent, rsa} {
-		_ = l.Ask(asked) // what comes of it is in the log
+		_, _ = l.Ask(asked) // what comes of it is in the log
 		l.Wait(time.Hour)
 	}
 }
@@ -281,7 +281,7 @@ func TestWhatCannotBeAsked(t *testing.T) {
 func TestNotAsked(t *testing.T) {
 	l := history.New(t)
 	l.Load(bundle(then))
-	if err := l.Ask(history.Asked{Subject: "w", Kind: ca.Person, Host: staging, Claims: map[string]any{"contractor": "yes"}}); ca.KindOf(err) != ca.Denied {
+	if _, err := l.Ask(history.Asked{Subject: "w", Kind: ca.Person, Host: staging, Claims: map[string]any{"contractor": "yes"}}); ca.KindOf(err) != ca.Denied {
 		t.Fatal(err)
 	}
 	if diff := cmp.Diff([]string{"skipped 1: not_asked"}, described(replayed(t, l, then))); diff != "" {
