@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -290,6 +291,35 @@ func TestCommitsAreTaken(t *testing.T) {
 	}
 	if strings.Contains(f.Output.String(), gitrepo.Password) || strings.Contains(string(read(t, filepath.Join(f.Dir, "log.db"))), gitrepo.Password) {
 		t.Error("the password of the repository is written somewhere")
+	}
+}
+
+// docs/policy-repository.md lists the metrics that there are.
+func TestMetricsAreDocumented(t *testing.T) {
+	f := follow(t, byPath)
+	answer, err := http.Get("http://" + f.metrics + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var served []string
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		if name, ok := strings.CutPrefix(lines.Text(), "# TYPE hallpass_"); ok {
+			served = append(served, "hallpass_"+strings.Fields(name)[0])
+		}
+	}
+	var documented []string
+	for line := range strings.Lines(string(read(t, "../../docs/policy-repository.md"))) {
+		if name, ok := strings.CutPrefix(line, "| `hallpass_"); ok {
+			documented = append(documented, "hallpass_"+name[:strings.Index(name, "`")])
+		}
+	}
+	slices.Sort(documented)
+	if diff := cmp.Diff(documented, served); diff != "" {
+		t.Errorf("metrics (-documented +served):\n%s", diff)
+	}
+	if answer, err := http.Post("http://"+f.metrics+"/metrics", "text/plain", nil); err != nil || answer.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %v, %v", answer, err)
 	}
 }
 
