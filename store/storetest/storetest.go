@@ -48,6 +48,7 @@ func Run(t *testing.T, b Backend) {
 		{"an unchanged identity has one snapshot", testSnapshots},
 		{"the record of a usual grant is small", testSize},
 		{"what is so already appends nothing", testAlreadySo},
+		{"policies are refused, accepted and loaded", testPolicies},
 		{"every kind of record can be written", testEveryKind},
 		{"the time of the log never goes back", testTime},
 		{"a caller that gave up is not waited for", testCancelled},
