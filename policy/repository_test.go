@@ -225,6 +225,7 @@ func TestRepositoryRefusesRemotes(t *testing.T) {
 		}, "no answer in time"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			r := gitrepo.New(t)
 			r.Write("policy.yaml", "one")
 			first := r.Commit("Begin")

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -104,7 +105,11 @@ func (p *policyInForce) reload(ctx context.Context) (ref ca.PolicyRef, changed b
 }
 
 func refused(err error) error {
-	return &ca.Error{Kind: ca.Invalid, Message: err.Error() + "; the one before stays in force"}
+	reason, separator := err.Error(), "; "
+	if strings.Contains(reason, "\n") { // it ends with a line of the policy
+		separator = "\n"
+	}
+	return &ca.Error{Kind: ca.Invalid, Message: reason + separator + "the policy before stays in force"}
 }
 
 // load reads the source and puts it in force. A bad policy never replaces a good one: the refusal is a record.
