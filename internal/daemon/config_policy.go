@@ -144,7 +144,7 @@ func (r *RepositoryConfig) open(cfg *Config, mirror string) policy.RepositoryCon
 	}
 	if r.PasswordFile != "" {
 		out.Password = func() (string, error) {
-			secret, err := readSecret(cfg, "password_file", r.PasswordFile)
+			secret, err := readCredential(cfg, "password_file", r.PasswordFile)
 			return strings.TrimSpace(string(secret)), err
 		}
 	}
@@ -156,7 +156,7 @@ func (r *RepositoryConfig) open(cfg *Config, mirror string) policy.RepositoryCon
 
 // readSSHKey reads the key that reads the repository.
 func readSSHKey(cfg *Config, file string) (ssh.Signer, error) {
-	secret, err := readSecret(cfg, "ssh_key", file)
+	secret, err := readCredential(cfg, "ssh_key", file)
 	if err != nil {
 		return nil, err
 	}

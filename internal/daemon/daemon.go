@@ -24,6 +24,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/idtoken"
 	"github.com/hallpass-ssh/hallpass/internal/server"
+	"github.com/hallpass-ssh/hallpass/internal/sink"
 	"github.com/hallpass-ssh/hallpass/internal/version"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
@@ -54,6 +55,7 @@ type daemon struct {
 	limiter  *server.Limiter
 	server   *server.Server
 	metrics  *metrics
+	sinks    []*sink.Sink
 	unwell   map[string]bool // issuers that were reported as not usable, by name
 }
 
@@ -80,6 +82,11 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		}
 		defer wait()
 	}
+	stopSinks, err := d.startSinks(ctx, parts)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopSinks()) }()
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", cfg.Listen, err)
@@ -268,6 +275,7 @@ type parts struct {
 	verifier    *idtoken.Verifier
 	certificate tls.Certificate
 	serverNames []string
+	targets     map[string]sink.Target // of sinks, by name
 }
 
 // Check loads everything that cfg names, and the policy, without starting anything.
@@ -336,6 +344,9 @@ func load(cfg *Config) (*parts, error) {
 		return nil, err
 	}
 	if err := cfg.Policy.checkFiles(cfg); err != nil {
+		return nil, err
+	}
+	if p.targets, err = newTargets(cfg); err != nil {
 		return nil, err
 	}
 	p.verifier, err = newVerifier(cfg)
