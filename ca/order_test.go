@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/hallpass-ssh/hallpass/ca"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"golang.org/x/crypto/ssh"
@@ -158,6 +159,28 @@ func TestAPolicyThatChangesUnderARequestIsAskedAgain(t *testing.T) {
 		return nil
 	}
 	s.refused(s.ask(), ca.Unavailable, "keeps changing", 1)
+}
+
+// The rules may be behind the log for a moment. A request that is told so waits for them instead of asking the old ones again.
+func TestARequestWaitsForThePolicyThatTheLogHas(t *testing.T) {
+	next := &rules{digest: 1, decide: grant(ca.Grant{Logins: []string{"deploy"}, Scope: ca.ScopeAny, TTL: time.Hour})}
+	var s *stand
+	var waited []ca.PolicyRef
+	s = newStand(t, func(c *ca.CA) {
+		c.Newer = func(_ context.Context, than ca.PolicyRef) {
+			waited = append(waited, than)
+			s.rules.Store(next) // the log has had it since before
+		}
+	})
+	old := s.rules.Load()
+	s.log.putInForce(next.Ref())
+	issued, err := s.Issue(t.Context(), s.ask())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]ca.PolicyRef{old.Ref()}, waited); diff != "" || issued.Policy != next.Ref() {
+		t.Errorf("decided by %x; waited for a newer one than (-want +got):\n%s", issued.Policy.Digest, diff)
+	}
 }
 
 func TestACallerThatGoesAwayAfterTheRecord(t *testing.T) {

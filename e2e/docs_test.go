@@ -8,7 +8,9 @@ import (
 	"testing"
 
 	"github.com/hallpass-ssh/hallpass/internal/daemon"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/gitrepo"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/sshd"
+	"github.com/hallpass-ssh/hallpass/policy"
 )
 
 // The README is run by testdata/readme.txtar, docs/policy.md by package policy. Here are the blocks of the other pages.
@@ -57,6 +59,10 @@ func TestConfigurationReference(t *testing.T) {
 	for name, text := range map[string]string{
 		"hallpassd.md": whole,
 		"providers.md": whole + strings.Replace(job, "name: github", "name: jobs", 1),
+		// The policies in these blocks stand in place of the one in the whole file.
+		"hallpassd.md, https":  withPolicy(t, whole, block(t, "hallpassd.md", "yaml", 2)),
+		"hallpassd.md, ssh":    withPolicy(t, whole, block(t, "hallpassd.md", "yaml", 3)),
+		"policy-repository.md": withPolicy(t, whole, block(t, "policy-repository.md", "yaml", 1)),
 	} {
 		file := filepath.Join(t.TempDir(), daemon.ConfigName)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
@@ -64,6 +70,48 @@ func TestConfigurationReference(t *testing.T) {
 		}
 		if _, err := daemon.LoadConfig(file); err != nil {
 			t.Errorf("docs/%s: %v", name, err)
+		}
+	}
+}
+
+// withPolicy puts another policy into a configuration.
+func withPolicy(t testing.TB, config, policy string) string {
+	t.Helper()
+	before, rest, _ := strings.Cut(config, "policy:\n")
+	_, after, ok := strings.Cut(rest, "metrics:\n")
+	if !ok {
+		t.Fatal("docs/hallpassd.md has no metrics behind its policy")
+	}
+	return before + policy + "metrics:\n" + after
+}
+
+// The file of docs/policy-repository.md can be read, its git commands sign, and its other commands are there.
+func TestPolicyRepositoryPage(t *testing.T) {
+	signers := block(t, "policy-repository.md", "allowed_signers", 1)
+	if _, err := policy.ParseSigners("allowed_signers", []byte(signers)); err != nil {
+		t.Error(err)
+	}
+	r, key := gitrepo.New(t), gitrepo.NewSigner(t, "ed25519", "")
+	r.Write("policy.yaml", "version: 1")
+	r.Git("add", ".")
+	for line := range strings.Lines(strings.ReplaceAll(block(t, "policy-repository.md", "sh", 2), "~/.ssh/id_ed25519", key.File)) {
+		command, message, quoted := strings.Cut(strings.TrimSpace(line), ` "`)
+		args := strings.Fields(command)[1:]
+		if quoted {
+			args = append(args, strings.TrimSuffix(message, `"`))
+		}
+		r.Git(args...)
+	}
+	if raw := r.Git("cat-file", "commit", "HEAD"); !strings.Contains(raw, "BEGIN SSH SIGNATURE") {
+		t.Errorf("the commit is not signed:\n%s", raw)
+	}
+	for _, n := range []int{1, 3} {
+		for line := range strings.Lines(block(t, "policy-repository.md", "sh", n)) {
+			words := strings.Fields(line)
+			out, err := exec.Command(filepath.Join(root, "bin", words[0]), words[1], words[2], "--help").CombinedOutput()
+			if err != nil || !strings.Contains(string(out), "hallpass policy "+words[2]) {
+				t.Errorf("%s: %v\n%s", line, err, out)
+			}
 		}
 	}
 }

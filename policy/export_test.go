@@ -5,6 +5,8 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/go-git/go-git/v5/plumbing"
+
 	"github.com/hallpass-ssh/hallpass/ca"
 )
 
@@ -31,4 +33,13 @@ func VariableNames() []string {
 		names = append(names, v.name)
 	}
 	return names
+}
+
+// SplitCommit takes a commit apart: what a signature covers, and the signature.
+func SplitCommit(raw []byte) (payload []byte, signature string, err error) {
+	c, err := parseCommit(plumbing.ZeroHash, raw)
+	if err != nil {
+		return nil, "", err
+	}
+	return c.payload, c.signature, nil
 }

@@ -22,6 +22,8 @@ import (
 const (
 	// maxPacks is how many packs a mirror may gather, one a fetch, before it is made anew as one.
 	maxPacks = 50
+	// maxKnown is how many answers about descent are kept.
+	maxKnown = 100
 	// cacheSize is how much of the mirror is kept in memory while it is read.
 	cacheSize = 16 << 20
 )
@@ -57,6 +59,8 @@ type Repository struct {
 	url    *url.URL
 	limits packLimits
 	store  *filesystem.Storage
+	// known are answers of Descends, which never change.
+	known map[[2]string]bool
 	// broken says that the mirror lacks what it should have, and must be made anew.
 	broken bool
 }
@@ -152,7 +156,10 @@ func (r *Repository) fetch(ctx context.Context) error {
 		return err
 	}
 	have := r.head()
-	if tip == have {
+	switch {
+	case tip.IsZero():
+		return fmt.Errorf("the remote says that the branch %s is no commit", r.cfg.Branch)
+	case tip == have:
 		return nil
 	}
 	if r.broken || r.crowded() {
@@ -176,7 +183,7 @@ func (r *Repository) take(ctx context.Context, s *filesystem.Storage, dir string
 	if err := errors.Join(err, pack.Close()); err != nil {
 		return err
 	}
-	s.ObjectStorage.Reindex()
+	s.Reindex()
 	if s.HasEncodedObject(tip) != nil {
 		return fmt.Errorf("the remote did not send the commit %s, which it says the branch has", tip)
 	}
@@ -281,6 +288,21 @@ func (r *Repository) suspect(err error) {
 // Descends says whether a commit is an ancestor of another, or the same, by walking the whole history if it must. Only what the
 // commits themselves say counts: there is no time in it, and no graft.
 func (r *Repository) Descends(ctx context.Context, revision, ancestor string) (bool, error) {
+	question := [2]string{revision, ancestor}
+	if answer, ok := r.known[question]; ok {
+		return answer, nil
+	}
+	answer, err := r.walk(ctx, revision, ancestor)
+	if err == nil {
+		if r.known == nil || len(r.known) >= maxKnown {
+			r.known = map[[2]string]bool{}
+		}
+		r.known[question] = answer
+	}
+	return answer, err
+}
+
+func (r *Repository) walk(ctx context.Context, revision, ancestor string) (bool, error) {
 	target := plumbing.NewHash(ancestor)
 	next := []plumbing.Hash{plumbing.NewHash(revision)}
 	seen := map[plumbing.Hash]bool{next[0]: true}

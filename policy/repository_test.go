@@ -182,7 +182,7 @@ func TestRepositoryRefusesRemotes(t *testing.T) {
 	answer := func(contentType, body string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", contentType)
-			io.WriteString(w, body)
+			_, _ = io.WriteString(w, body)
 		}
 	}
 	const advertisement = "application/x-git-upload-pack-advertisement"
@@ -193,19 +193,19 @@ func TestRepositoryRefusesRemotes(t *testing.T) {
 	}{
 		{"gone", gitrepo.Gone, "EOF"},
 		{"hanging", gitrepo.Hang, "no answer in time"},
-		{"broken", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", 500) }, "500"},
-		{"without this repository", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", 404) }, "no such repository"},
-		{"one that wants another password", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", 401) }, "password_file"},
+		{"broken", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", http.StatusInternalServerError) }, "500"},
+		{"without this repository", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", http.StatusNotFound) }, "no such repository"},
+		{"one that wants another password", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", http.StatusUnauthorized) }, "password_file"},
 		{"a web page", answer("text/html", "<html>"), "no address of a git repository over smart HTTP"},
 		{"redirecting", func(w http.ResponseWriter, q *http.Request) {
-			http.Redirect(w, q, "https://elsewhere.example.com/x", 302)
+			http.Redirect(w, q, "https://elsewhere.example.com/x", http.StatusFound)
 		}, "redirects to https://elsewhere.example.com/x"},
 		{"talking nonsense", answer(advertisement, "zzzznonsense"), "read the branches"},
 		{"without a commit", answer(advertisement, "001e# service=git-upload-pack\n00000000"), "no commit yet"},
 		{"empty", answer(advertisement, ""), "read the branches"},
 		{"with branches without end", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", advertisement)
-			io.WriteString(w, "001e# service=git-upload-pack\n0000")
+			_, _ = io.WriteString(w, "001e# service=git-upload-pack\n0000")
 			line := strings.Repeat("1", 40) + " refs/heads/" + strings.Repeat("x", 1000)
 			for i := range 40000 {
 				capabilities := ""
@@ -219,12 +219,13 @@ func TestRepositoryRefusesRemotes(t *testing.T) {
 		}, "sends more than 16777216 bytes"},
 		{"sending half of its branches and then nothing", func(w http.ResponseWriter, q *http.Request) {
 			w.Header().Set("Content-Type", advertisement)
-			io.WriteString(w, "001e# service=git-upload-pack\n0000")
-			http.NewResponseController(w).Flush()
+			_, _ = io.WriteString(w, "001e# service=git-upload-pack\n0000")
+			_ = http.NewResponseController(w).Flush()
 			<-q.Context().Done()
 		}, "no answer in time"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			r := gitrepo.New(t)
 			r.Write("policy.yaml", "one")
 			first := r.Commit("Begin")

@@ -68,7 +68,7 @@ func ParseSigners(file string, text []byte) (*Signers, error) {
 		s.lines = append(s.lines, parsed)
 	}
 	if len(s.lines) == 0 {
-		return nil, fmt.Errorf("%s: no key is allowed to sign: write lines such as alice@example.com namespaces=\"git\" ssh-ed25519 AAAA...", file)
+		return nil, fmt.Errorf("%s: no key is allowed to sign: write lines such as alice@example.com namespaces=\"git\" ssh-ed25519 KEY", file)
 	}
 	return s, nil
 }

@@ -51,6 +51,7 @@ func TestSignaturesAgreeWithGit(t *testing.T) {
 		{"not yet valid", ed, `alice@example.com valid-after="` + day(2) + `0000" KEY`, expired, "which is not valid before"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			r := gitrepo.New(t)
 			r.Write("policy.yaml", "one")
 			commit := r.CommitSigned("Signed\n\nwith a second paragraph\n", tt.signer)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -18,6 +19,13 @@ const (
 	causeReload = "reload"
 	causePoll   = "poll"
 	causeAccept = "accept"
+)
+
+const (
+	// askPatience is how long somebody who asks for a look at the source is kept waiting: less than the deadline of a call.
+	askPatience = 25 * time.Second
+	// startPatience is how long a start waits for the source if there is a policy to go on with. The next look takes its time.
+	startPatience = 5 * time.Second
 )
 
 // ask is something to do for somebody who waits.
@@ -60,11 +68,14 @@ func (p *policyInForce) poke() {
 
 // ask has follow do something, and waits until it is done. What is done goes on if the one who asked gives up.
 func (p *policyInForce) ask(ctx context.Context, do func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, askPatience)
+	defer cancel()
 	a := ask{do, make(chan error, 1)}
+	busy := ca.Errorf(ca.Unavailable, "the source of the policy does not answer yet; `hallpass policy log` shows later what came of it")
 	select {
 	case p.asks <- a:
 	case <-ctx.Done():
-		return ctx.Err()
+		return busy
 	case <-p.ended:
 		return ca.Errorf(ca.Unavailable, "the CA is ending")
 	}
@@ -72,7 +83,7 @@ func (p *policyInForce) ask(ctx context.Context, do func(context.Context) error)
 	case err := <-a.answer:
 		return err
 	case <-ctx.Done():
-		return ctx.Err()
+		return busy
 	}
 }
 
@@ -94,17 +105,36 @@ func (p *policyInForce) reload(ctx context.Context) (ref ca.PolicyRef, changed b
 }
 
 func refused(err error) error {
-	return &ca.Error{Kind: ca.Invalid, Message: err.Error() + "; the one before stays in force"}
+	reason, separator := err.Error(), "; "
+	if strings.Contains(reason, "\n") { // it ends with a line of the policy
+		separator = "\n"
+	}
+	return &ca.Error{Kind: ca.Invalid, Message: reason + separator + "the policy before stays in force"}
 }
 
 // load reads the source and puts it in force. A bad policy never replaces a good one: the refusal is a record.
 func (p *policyInForce) load(ctx context.Context, cause string) error {
-	b, err := p.source.read(ctx)
+	b, err := p.read(ctx, cause)
 	if err == nil || b != nil {
 		p.metrics.looked(p.now())
 		p.late = false
 	}
 	return p.take(ctx, b, err, cause)
+}
+
+func (p *policyInForce) read(ctx context.Context, cause string) (*policy.Bundle, error) {
+	if cause == causeStart {
+		_, ok, err := p.recorder.PolicyInForce(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, startPatience)
+			defer cancel()
+		}
+	}
+	return p.source.read(ctx)
 }
 
 // take holds a bundle to everything that a policy is held to, and puts it in force. Its signature comes first: what nobody vouches

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,10 +18,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/client"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/gitrepo"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/stack"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"github.com/hallpass-ssh/hallpass/store"
+	"github.com/hallpass-ssh/hallpass/store/bolt"
 )
 
 // ruled is a policy whose one rule has this name, with alice as admin.
@@ -293,6 +297,41 @@ func TestCommitsAreTaken(t *testing.T) {
 	}
 }
 
+// docs/policy-repository.md lists the metrics that there are.
+func TestMetricsAreDocumented(t *testing.T) {
+	f := follow(t, byPath)
+	answer, err := http.Get("http://" + f.metrics + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var served []string
+	for lines := bufio.NewScanner(answer.Body); lines.Scan(); {
+		if name, ok := strings.CutPrefix(lines.Text(), "# TYPE hallpass_"); ok {
+			served = append(served, "hallpass_"+strings.Fields(name)[0])
+		}
+	}
+	var documented []string
+	for line := range strings.Lines(string(read(t, "../../docs/policy-repository.md"))) {
+		if name, ok := strings.CutPrefix(line, "| `hallpass_"); ok {
+			name, _, _ = strings.Cut(name, "`")
+			documented = append(documented, "hallpass_"+name)
+		}
+	}
+	slices.Sort(documented)
+	if diff := cmp.Diff(documented, served); diff != "" {
+		t.Errorf("metrics (-documented +served):\n%s", diff)
+	}
+	posted, err := http.Post("http://"+f.metrics+"/metrics", "text/plain", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer posted.Body.Close()
+	if posted.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %s", posted.Status)
+	}
+}
+
 // digest is that of the policy of a revision, as the daemon says.
 func digest(t *testing.T, f *followed, revision string) string {
 	t.Helper()
@@ -357,6 +396,68 @@ func TestAnAdminAcceptsARewrittenBranch(t *testing.T) {
 	_, loads := refusals(f.Records())
 	if diff := cmp.Diff([]string{second[:12] + " poll", rewritten[:12] + " accept", onwards[:12] + " poll"}, loads[1:]); diff != "" {
 		t.Errorf("loads in the log (-want +got):\n%s", diff)
+	}
+}
+
+// A daemon that dies between an admin's word and the load acts on the word at its next start. SIGHUP is a look like any other.
+func TestAWordThatWasNotActedOn(t *testing.T) {
+	f := follow(t, byPath)
+	f.repo.Git("checkout", "-q", "--orphan", "other")
+	f.repo.Write("policy.yaml", ruled("rewritten"))
+	rewritten := f.repo.CommitSigned("Rewrite", f.key)
+	hangup(t, f.Stack, "policy refused")
+	f.Stop()
+	key, err := audit.LoadLogKey(filepath.Join(f.Dir, "keys", "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := bolt.Open(filepath.Join(f.Dir, "log.db"), bolt.Config{LogKey: key, Now: f.Now})
+	if err != nil {
+		t.Fatal(err)
+	}
+	admin := ca.Caller{Identity: ca.Identity{Issuer: f.IDP.URL(), Subject: "carol", Kind: ca.Person}}
+	if err := store.NewRecorder(log).AcceptPolicy(t.Context(), admin, rewritten, "it is right"); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	f.Run()
+	if rule, revision := f.rule(t); rule != "rewritten" || revision != rewritten {
+		t.Errorf("started again, %s of %s decides", rule, revision)
+	}
+	f.await(t, alarm("not_a_descendant"), 0)
+	_, loads := refusals(f.Records())
+	if want := rewritten[:12] + " accept"; loads[len(loads)-1] != want {
+		t.Errorf("loads in the log: %v, want %s as the last", loads, want)
+	}
+}
+
+// A work tree too needs a signature if there are allowed signers, and its commit is told of.
+func TestWorkTreesAreHeldToSignatures(t *testing.T) {
+	f := &followed{Stack: stack.New(t, first), repo: gitrepo.New(t), key: gitrepo.NewSigner(t, "ed25519", "")}
+	write(t, filepath.Join(f.Dir, "allowed_signers"), "alice@example.com "+f.key.Public+"\n")
+	config := string(read(t, f.Config()))
+	begin, end := strings.Index(config, "policy:\n"), strings.Index(config, "issuers:\n")
+	write(t, f.Config(), config[:begin]+fmt.Sprintf("policy: {source: %q, allowed_signers: allowed_signers}\n", f.repo.Dir)+config[end:])
+	f.repo.Write("policy.yaml", ruled("first"))
+	f.repo.Commit("Unsigned")
+	if err := run(t, f.Dir); err == nil || !strings.Contains(err.Error(), "is not signed") {
+		t.Errorf("unsigned: %v", err)
+	}
+	signed := f.repo.CommitSigned("Signed", f.key)
+	f.Run()
+	f.alice = f.Login("alice").SignIn
+	f.repo.Write("policy.yaml", ruled("second"))
+	f.repo.Commit("Unsigned again")
+	hangup(t, f.Stack, "policy refused")
+	if rule, revision := f.rule(t); rule != "first" || revision != signed {
+		t.Errorf("%s of %s decides", rule, revision)
+	}
+	for _, r := range f.Records() {
+		if e := r.GetPolicyLoaded(); e != nil && (e.GetCommit().GetSigner() != "alice@example.com" || e.GetCommit().GetSubject() != "Signed") {
+			t.Errorf("the record says %v", e.GetCommit())
+		}
 	}
 }
 

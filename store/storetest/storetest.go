@@ -49,6 +49,7 @@ func Run(t *testing.T, b Backend) {
 		{"fetched lists come back, and unchanged ones are one blob", testFetchedLists},
 		{"the record of a usual grant is small", testSize},
 		{"what is so already appends nothing", testAlreadySo},
+		{"policies are refused, accepted and loaded", testPolicies},
 		{"every kind of record can be written", testEveryKind},
 		{"the time of the log never goes back", testTime},
 		{"a caller that gave up is not waited for", testCancelled},
