@@ -136,9 +136,10 @@ func TestFollowersEndWithTheirRole(t *testing.T) {
 	if err := <-ended; ca.KindOf(err) != ca.Denied || !strings.Contains(err.Error(), "the role auditor or admin") {
 		t.Errorf("got %v, want kind denied, about the role", err)
 	}
-	// The newest before, the first reload and the decision after it, and nothing of what came after the second.
-	if got := seen.Load(); got != 3 {
-		t.Errorf("the follower saw %d records, want 3", got)
+	// The newest before, the first reload and the decision after it, perhaps the second reload, which is on record a moment before it
+	// is in force, and nothing of what came after that.
+	if got := seen.Load(); got != 3 && got != 4 {
+		t.Errorf("the follower saw %d records, want 3 or 4", got)
 	}
 	records := s.Records()
 	var refused *pb.AccessRefused
