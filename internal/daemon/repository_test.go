@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -41,31 +40,30 @@ cases:
 type followed struct {
 	*stack.Stack
 	repo    *gitrepo.Repo
-	metrics string // address
 	alice   client.SignIn
 	signers string // file
 	key     gitrepo.Signer
 }
 
 // configure makes the daemon of s follow url, with more lines for the repository and for the policy.
-func configure(t *testing.T, s *stack.Stack, url, repository, more string) string {
+func configure(t *testing.T, s *stack.Stack, url, repository, more string) {
 	t.Helper()
 	config := string(read(t, s.Config()))
 	begin := strings.Index(config, "policy:\n")
 	end := begin + strings.Index(config[begin:], "issuers:\n")
-	metrics := freeAddress(t)
-	write(t, s.Config(), config[:begin]+fmt.Sprintf("policy:\n  repository:\n    url: %q\n    poll: 1s\n    timeout: 3s\n%s%smetrics: {listen: %q}\n", url, repository, more, metrics)+config[end:])
-	return metrics
+	write(t, s.Config(), config[:begin]+fmt.Sprintf("policy:\n  repository:\n    url: %q\n    poll: 1s\n    timeout: 3s\n%s%smetrics: {listen: \"127.0.0.1:0\"}\n", url, repository, more)+config[end:])
 }
 
-func freeAddress(t *testing.T) string {
+// metricsURL is where the daemon, in its newest run, serves metrics.
+func (f *followed) metricsURL(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	text := f.Output.String()
+	at := strings.LastIndex(text, `"msg":"metrics","address":"`)
+	if at < 0 {
+		t.Fatalf("the daemon serves no metrics:\n%s", text)
 	}
-	defer l.Close()
-	return l.Addr().String()
+	address, _, _ := strings.Cut(text[at+len(`"msg":"metrics","address":"`):], `"`)
+	return "http://" + address + "/metrics"
 }
 
 // follow starts a daemon that follows a repository whose first commit is signed and tested.
@@ -78,7 +76,7 @@ func follow(t *testing.T, url func(*gitrepo.Repo) (url, repository string)) *fol
 	f.repo.Write("policy_test.yaml", itsTests)
 	f.repo.CommitSigned("Begin", f.key)
 	address, repository := url(f.repo)
-	f.metrics = configure(t, f.Stack, address, repository, "  allowed_signers: allowed_signers\n  run_tests: true\n")
+	configure(t, f.Stack, address, repository, "  allowed_signers: allowed_signers\n  run_tests: true\n")
 	f.Run()
 	f.alice = f.Login("alice").SignIn
 	return f
@@ -99,7 +97,7 @@ func (f *followed) rule(t *testing.T) (rule, revision string) {
 // metric returns the value of a metric, as it is written with its labels.
 func (f *followed) metric(t *testing.T, name string) (float64, bool) {
 	t.Helper()
-	answer, err := http.Get("http://" + f.metrics + "/metrics")
+	answer, err := http.Get(f.metricsURL(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +298,7 @@ func TestCommitsAreTaken(t *testing.T) {
 // docs/policy-repository.md lists the metrics that there are.
 func TestMetricsAreDocumented(t *testing.T) {
 	f := follow(t, byPath)
-	answer, err := http.Get("http://" + f.metrics + "/metrics")
+	answer, err := http.Get(f.metricsURL(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -322,7 +320,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	if diff := cmp.Diff(documented, served); diff != "" {
 		t.Errorf("metrics (-documented +served):\n%s", diff)
 	}
-	posted, err := http.Post("http://"+f.metrics+"/metrics", "text/plain", nil)
+	posted, err := http.Post(f.metricsURL(t), "text/plain", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
