@@ -88,6 +88,8 @@ func (r *sshRemote) start(path string) (err error) {
 func (r *sshRemote) tip(_ context.Context, branch string) (plumbing.Hash, error) {
 	var err error
 	if r.adv, err = decodeAdvertised(r.stdout); err != nil {
+		r.stdin.Close()
+		_ = r.session.Wait() // until all that it says has come, or the time for the fetch is over
 		if said := r.stderr.String(); said != "" {
 			err = fmt.Errorf("%w; the server says %q", err, said)
 		}
