@@ -86,7 +86,10 @@ func checkCertificate(t *rapid.T, m model, q ca.Question, issued *ca.Issued) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert := key.(*ssh.Certificate)
+	cert, ok := key.(*ssh.Certificate)
+	if !ok {
+		t.Fatalf("it is a %T", key)
+	}
 	i := slices.IndexFunc(m.allow, func(r modelRule) bool { return r.name == issued.Decision.Rule })
 	if i < 0 {
 		t.Fatalf("the rule %q is none", issued.Decision.Rule)

@@ -37,13 +37,14 @@ func (c *cache[K, V]) find(key K, fetch func(K) (V, error)) *cached[K, V] {
 	defer c.mu.Unlock()
 	if element, ok := c.entries[key]; ok {
 		c.order.MoveToFront(element)
-		return element.Value.(*cached[K, V])
+		found, _ := element.Value.(*cached[K, V])
+		return found
 	}
 	found := &cached[K, V]{key, sync.OnceValues(func() (V, error) { return fetch(key) })}
 	c.entries[key] = c.order.PushFront(found)
 	if c.order.Len() > c.most {
-		last := c.order.Back()
-		delete(c.entries, c.order.Remove(last).(*cached[K, V]).key)
+		last, _ := c.order.Remove(c.order.Back()).(*cached[K, V])
+		delete(c.entries, last.key)
 	}
 	return found
 }
