@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -50,6 +51,18 @@ func OpenCheckpoint(signed []byte, verifier string) (Checkpoint, error) {
 		return Checkpoint{}, fmt.Errorf("read checkpoint: it is of log %s, but the key of log %s signed it", c.LogID, v.Name())
 	}
 	return c, nil
+}
+
+// LogID returns the id of the log whose public key, in the format of signed notes, this is.
+func LogID(verifier string) (string, error) {
+	v, err := note.NewVerifier(verifier)
+	if err != nil {
+		return "", fmt.Errorf("%.200q is not the public key of a log (name+hash+key): %w", verifier, err)
+	}
+	if id, err := hex.DecodeString(v.Name()); err != nil || len(id) != 16 || hex.EncodeToString(id) != v.Name() {
+		return "", fmt.Errorf("the public key of the log has the name %.80q, which is not the id of a log, 32 lower-case hexadecimal digits", v.Name())
+	}
+	return v.Name(), nil
 }
 
 // ReadCheckpoint returns what a signed checkpoint says, whoever signed it: for a daemon that reads its own, and for messages.

@@ -110,6 +110,10 @@ func (a *app) signedIn(ctx context.Context) (client.SignIn, client.Address, erro
 	if err != nil {
 		return client.SignIn{}, address, err
 	}
+	log, err := a.knownLog(address)
+	if err != nil {
+		return client.SignIn{}, address, err
+	}
 	if s, err = freshen(ctx, s); err != nil {
 		return client.SignIn{}, address, err
 	}
@@ -118,6 +122,7 @@ func (a *app) signedIn(ctx context.Context) (client.SignIn, client.Address, erro
 		TokenNonce: s.TokenNonce,
 		Key:        key,
 		CAKeys:     cas,
+		Log:        log,
 		Sign: func(ctx context.Context, namespace string, message []byte) ([]byte, error) {
 			return keys.Sign(ctx, key, namespace, message)
 		},
