@@ -29,6 +29,15 @@ const (
 // Serial is the serial number of the certificate that the record at index grants. It is never 0, which sshd cannot revoke.
 func Serial(epoch uint32, index uint64) uint64 { return uint64(epoch)<<serialBits + index + 1 }
 
+// IndexOf is the reverse of Serial; false for a serial that no record gives.
+func IndexOf(serial uint64) (epoch uint32, index uint64, ok bool) {
+	low := serial & (1<<serialBits - 1)
+	if low == 0 {
+		return 0, 0, false
+	}
+	return uint32(serial >> serialBits), low - 1, true
+}
+
 // Event is what a record tells: a Record of which only Event is set.
 type Event = pb.Record
 

@@ -14,7 +14,8 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return group("audit", "Read the log (for auditors and admins)", a.auditListCommand(), a.auditShowCommand(), a.auditTailCommand())
+	return group("audit", "Read the log (for auditors and admins)", a.auditListCommand(), a.auditShowCommand(), a.auditTailCommand(),
+		a.auditVerifyCommand())
 }
 
 func (a *app) auditListCommand() *cobra.Command {
