@@ -1,12 +1,15 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
 	"os"
+	"regexp"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"time"
@@ -18,6 +21,9 @@ import (
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/spf13/cobra"
 )
+
+// verifyGCPercent lets the heap grow before it is collected: a verification makes much garbage and keeps little.
+const verifyGCPercent = 800
 
 // logFlags say whose log a copy must be, and what others have seen of it.
 type logFlags struct {
@@ -72,7 +78,11 @@ An older checkpoint that somebody else kept, such as a witness, shows whether re
 	return cmd
 }
 
-// readCheckpoints reads files of signed checkpoints, as witnesses keep them: one or more, with an empty line between.
+// signedNote is a checkpoint as it is signed (C2SP tlog-checkpoint).
+var signedNote = regexp.MustCompile(`(?m)^[^\n]+/[0-9]+\n[0-9]+\n[A-Za-z0-9+/=]+\n\n(?:— [^\n]+\n)+`)
+
+// readCheckpoints reads files of signed checkpoints, as witnesses keep them: one or more. One that was cut short, because a machine
+// failed while it was written, is passed over.
 func readCheckpoints(files []string) ([][]byte, error) {
 	var out [][]byte
 	for _, file := range files {
@@ -80,12 +90,11 @@ func readCheckpoints(files []string) ([][]byte, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read checkpoints: %w", err)
 		}
-		parts := strings.Split(strings.TrimSpace(strings.ReplaceAll(string(text), "\r\n", "\n")), "\n\n")
-		if len(parts)%2 != 0 {
-			return nil, fmt.Errorf("read checkpoints: %s does not hold signed checkpoints", file)
+		found := signedNote.FindAll(append(bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n")), '\n'), -1)
+		if len(found) == 0 {
+			return nil, fmt.Errorf("read checkpoints: %s holds no signed checkpoint", file)
 		}
-		for i := 0; i < len(parts); i += 2 {
-			signed := []byte(parts[i] + "\n\n" + parts[i+1] + "\n")
+		for _, signed := range found {
 			if _, err := audit.ReadCheckpoint(signed); err != nil {
 				return nil, fmt.Errorf("%s: %w", file, err)
 			}
@@ -149,7 +158,7 @@ func (a *app) verifyCopy(ctx context.Context, file, key string, older [][]byte) 
 	if err != nil {
 		return wrong(err)
 	}
-	return a.showSummary(summary, blobs)
+	return a.showSummary(summary, len(older), blobs)
 }
 
 // rows are the values of a bucket whose keys must count from 0.
@@ -231,12 +240,13 @@ func (a *app) verifyOnline(ctx context.Context, f logFlags, older [][]byte) erro
 	if err != nil {
 		return err
 	}
-	return a.showSummary(summary, -1)
+	return a.showSummary(summary, len(older), -1)
 }
 
 // check runs a verification, and shows how far it is.
 func (a *app) check(ctx context.Context, s verify.Source) (*verify.Summary, error) {
 	s.Derive, s.Engine = derive, policy.Engine
+	defer debug.SetGCPercent(debug.SetGCPercent(verifyGCPercent))
 	if isTerminal(a.err) {
 		shown := time.Now()
 		s.Progress = func(done, total uint64) {
@@ -280,7 +290,7 @@ func wrong(err error) error {
 	return f
 }
 
-func (a *app) showSummary(s *verify.Summary, blobs int) error {
+func (a *app) showSummary(s *verify.Summary, older, blobs int) error {
 	if a.json() {
 		return a.printJSON(struct {
 			LogID        string `json:"log_id"`
@@ -294,11 +304,15 @@ func (a *app) showSummary(s *verify.Summary, blobs int) error {
 			OtherEngine  uint64 `json:"other_engine"`
 			Facts        uint64 `json:"facts"`
 			Blobs        int    `json:"blobs"`
+			Older        int    `json:"older_checkpoints"`
 		}{s.Checkpoint.LogID, s.Checkpoint.Epoch, strconv.FormatUint(s.Checkpoint.Size, 10), s.Checkpoint.Root.String(), s.Certificates, s.Refusals,
-			s.Evaluated, s.Erased, s.OtherEngine, s.Facts, max(blobs, 0)})
+			s.Evaluated, s.Erased, s.OtherEngine, s.Facts, max(blobs, 0), older})
 	}
 	fmt.Fprintf(a.out, "the log %s is whole: %d records\n", s.Checkpoint.LogID, s.Checkpoint.Size)
 	fmt.Fprintf(a.out, "  root         %s\n  granted      %d\n  refused      %d\n  made again   %d decisions, each with the same outcome\n", s.Checkpoint.Root, s.Certificates, s.Refusals, s.Evaluated)
+	if older > 0 {
+		fmt.Fprintf(a.out, "  goes on from %s\n", plural(older, "older checkpoint"))
+	}
 	if s.Erased > 0 {
 		fmt.Fprintf(a.out, "  erased       %d decisions cannot be made again: the identity that they cite was erased\n", s.Erased)
 	}

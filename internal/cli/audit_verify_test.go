@@ -50,7 +50,7 @@ type realLog struct {
 }
 
 // newRealLog has a real daemon write a log.
-func newRealLog(t *testing.T) *realLog {
+func newRealLog(t testing.TB) *realLog {
 	t.Helper()
 	s := stack.Start(t, verifiedPolicy)
 	l := &realLog{path: filepath.Join(s.Dir, "log.db")}
@@ -86,7 +86,7 @@ func newRealLog(t *testing.T) *realLog {
 }
 
 // run runs the tool and returns its exit code and what it wrote.
-func run(t *testing.T, args ...string) (code int, stdout, stderr string) {
+func run(t testing.TB, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
 	var files [2]*os.File
 	for i := range files {

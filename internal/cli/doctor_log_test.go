@@ -19,13 +19,13 @@ import (
 
 // doctored is a copy of a log that a test may change as somebody would who holds the disk, and the log key too.
 type doctored struct {
-	t    *testing.T
+	t    testing.TB
 	path string
 	key  *audit.LogKey
 }
 
 // copyOf returns a copy of a log of its own.
-func copyOf(t *testing.T, path string, key *audit.LogKey) *doctored {
+func copyOf(t testing.TB, path string, key *audit.LogKey) *doctored {
 	t.Helper()
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -31,6 +31,8 @@ type Config struct {
 	Authorities map[string]AuthorityConfig `yaml:"authorities"`
 	Policy      PolicyConfig               `yaml:"policy"`
 	Limits      LimitsConfig               `yaml:"limits"`
+	// Witnesses keep the checkpoints of the log where this machine cannot take them back.
+	Witnesses []WitnessConfig `yaml:"witnesses"`
 	// Issuers are where people and workloads get their ID tokens; at least one.
 	Issuers []IssuerConfig `yaml:"issuers"`
 	// Sinks are where the log is sent, besides.
@@ -220,6 +222,10 @@ func (c *Config) validate() error {
 	require(c.Limits.Skew >= 0 && c.Limits.Skew <= 5*time.Minute, "limits.skew: %s is more than 5m", c.Limits.Skew)
 	require(c.Limits.Skew%time.Second == 0, "limits.skew: %s is not in whole seconds", c.Limits.Skew)
 	require(c.Limits.IdentityRate >= 0 && c.Limits.IdentityBurst >= 0, "limits: a rate cannot be negative")
+	for i, w := range c.Witnesses {
+		err := w.validate()
+		require(err == nil, "witnesses: number %d: %v", i+1, err)
+	}
 	require(len(c.Issuers) > 0, "issuers: at least one is required")
 	var names []string
 	for _, i := range c.Issuers {

@@ -78,6 +78,11 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopSinks()) }()
+	witnesses, err := newWitnesses(cfg, logger)
+	if err != nil {
+		return err
+	}
+	defer startWitnesses(ctx, witnesses, d.store)()
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", cfg.Listen, err)
