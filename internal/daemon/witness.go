@@ -30,12 +30,15 @@ const (
 )
 
 // WitnessConfig is somebody who keeps the checkpoints of the log, so that whoever holds this machine cannot rewrite the past unseen.
-// Give File or URL.
+// Give File, URL or Git.
 type WitnessConfig struct {
 	// File gets each checkpoint appended, with an empty line between. It should lie where this machine can only append.
 	File string `yaml:"file"`
 	// URL gets each checkpoint by POST, as text/plain. Any status of 2xx says that it is kept. It is https, but for a loopback address.
 	URL string `yaml:"url"`
+	// Git is a repository on this machine, bare or not: each checkpoint is a commit on the branch hallpass-checkpoints, for others to
+	// fetch.
+	Git string `yaml:"git"`
 	// TokenFile holds a bearer token for URL; read at each push.
 	TokenFile string `yaml:"token_file"`
 	// CAFile holds the roots that the certificate of URL chains to; default: those of the system.
@@ -45,10 +48,16 @@ type WitnessConfig struct {
 }
 
 func (w WitnessConfig) validate() error {
+	given := 0
+	for _, s := range []string{w.File, w.URL, w.Git} {
+		if s != "" {
+			given++
+		}
+	}
 	switch {
-	case (w.File == "") == (w.URL == ""):
-		return errors.New("give file or url")
-	case w.File != "" && (w.TokenFile != "" || w.CAFile != ""):
+	case given != 1:
+		return errors.New("give one of file, url and git")
+	case w.URL == "" && (w.TokenFile != "" || w.CAFile != ""):
 		return errors.New("token_file and ca_file are for a url")
 	case w.Every != 0 && w.Every < time.Second:
 		return fmt.Errorf("every: %s is less than 1s", w.Every)
@@ -96,6 +105,13 @@ func newWitness(cfg *Config, c WitnessConfig, logger *slog.Logger) (*witness, er
 	if c.File != "" {
 		w.name = cfg.path(c.File)
 		w.push = func(_ context.Context, checkpoint []byte) error { return appendCheckpoint(w.name, checkpoint) }
+		return w, nil
+	}
+	if c.Git != "" {
+		w.name = cfg.path(c.Git)
+		w.push = func(_ context.Context, checkpoint []byte) error {
+			return commitCheckpoint(w.name, checkpoint, cfg.Now())
+		}
 		return w, nil
 	}
 	transport := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS12}, Proxy: http.ProxyFromEnvironment}

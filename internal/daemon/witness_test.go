@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -65,7 +66,9 @@ func TestWitnessesGetTheCheckpoints(t *testing.T) {
 	dir := t.TempDir()
 	file, token := filepath.Join(dir, "witness.txt"), filepath.Join(dir, "token")
 	write(t, token, "s3cret\n")
-	s := stack.New(t, "", fmt.Sprintf("witnesses:\n- {file: %q, every: 1s}\n- {url: %q, token_file: %q, every: 1s}\n- {url: %q, every: 1s}\n",
+	repo := filepath.Join(dir, "repo.git")
+	gitOutput(t, dir, "init", "-q", "--bare", repo)
+	s := stack.New(t, "", fmt.Sprintf("witnesses:\n- {file: %q, every: 1s}\n- {git: "+repo+", every: 1s}\n- {url: %q, token_file: %q, every: 1s}\n- {url: %q, every: 1s}\n",
 		file, server.URL, token, hanging.URL))
 	from := s.Output.Len()
 	s.Run()
@@ -100,7 +103,12 @@ func TestWitnessesGetTheCheckpoints(t *testing.T) {
 	parts := strings.Split(string(text), "\n\n")
 	last := strings.Join(parts[len(parts)-2:], "\n\n")
 	posted := witness.all()
-	for _, newest := range []string{last, posted[len(posted)-1]} {
+	committed := gitOutput(t, repo, "show", "hallpass-checkpoints:checkpoint")
+	if n := strings.Count(gitOutput(t, repo, "log", "--format=%H", "hallpass-checkpoints"), "\n"); n < 2 {
+		t.Errorf("the repository has %d commits", n)
+	}
+	gitOutput(t, repo, "fsck", "--strict")
+	for _, newest := range []string{last, posted[len(posted)-1], committed} {
 		checkpoint, err := audit.OpenCheckpoint([]byte(newest), key.Verifier())
 		if err != nil || checkpoint.Size != size {
 			t.Errorf("the witness has %v (%v), want the %d records of the log", checkpoint, err, size)
@@ -124,15 +132,28 @@ func TestWitnessesGetTheCheckpoints(t *testing.T) {
 	}
 }
 
+func gitOutput(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("git", args...)
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("git %q: %v", args, err)
+	}
+	return string(out)
+}
+
 func TestWitnessesThatAreNone(t *testing.T) {
 	for _, tt := range []struct{ config, want string }{
-		{"{}", "give file or url"},
-		{"{file: a, url: 'https://b'}", "give file or url"},
+		{"{}", "give one of file, url and git"},
+		{"{file: a, url: 'https://b'}", "give one of file, url and git"},
 		{"{file: a, token_file: b}", "for a url"},
 		{"{url: 'http://witness.example.com'}", "must be https"},
 		{"{url: 'http://localhost.example.com'}", "must be https"},
 		{"{url: witness}", "not the address"},
 		{"{url: 'https://user:password@witness.example.com'}", "not the address"},
+		{"{file: a, git: b}", "give one of"},
+		{"{git: a, ca_file: b}", "for a url"},
 		{"{file: a, every: 10ms}", "less than 1s"},
 		{"{file: a, often: 1s}", "often"},
 	} {
