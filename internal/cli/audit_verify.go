@@ -23,7 +23,7 @@ import (
 )
 
 // verifyGCPercent lets the heap grow before it is collected: a verification makes much garbage and keeps little.
-const verifyGCPercent = 800
+const verifyGCPercent = 400
 
 // logFlags say whose log a copy must be, and what others have seen of it.
 type logFlags struct {
