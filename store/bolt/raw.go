@@ -34,6 +34,9 @@ type RawFact struct {
 // OpenRaw opens a copy and checks each page of the file that leads to something. Close it when done.
 func OpenRaw(path string) (*Raw, error) {
 	r := &Raw{path: path}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // a pipe would never be open
+		return nil, fmt.Errorf("open copy of a log %s: it is no regular file", path)
+	}
 	err := guard(func() (err error) {
 		r.db, err = bbolt.Open(path, 0, &bbolt.Options{
 			ReadOnly: true, Timeout: lockTimeout, PageSize: pageSize, NoStatistics: true,
