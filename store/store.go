@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Slot is where a record goes.
@@ -80,6 +81,9 @@ type Reader interface {
 	Facts(ctx context.Context, prefix, before []byte, n int) ([]KeyValue, error)
 	// Checkpoint returns the newest signed checkpoint, which covers all durable records.
 	Checkpoint(ctx context.Context) ([]byte, error)
+	// Hashes returns hashes of the Merkle tree by their index (tlog.StoredHashIndex), in the order asked for. It is an error if one
+	// is missing.
+	Hashes(ctx context.Context, indexes []int64) ([]tlog.Hash, error)
 }
 
 // KeyValue is a fact as stored.

@@ -42,7 +42,7 @@ func staging() ca.Request { return ca.Request{Login: "deploy", Host: "app1.stagi
 // stolen is the same token in the hands of somebody with a key of their own. Whatever else was on the wire is stolen with it.
 func stolen(t *testing.T, from stack.Person) client.SignIn {
 	thief := stack.As(from.Token, from.TokenNonce, stack.NewKey(t))
-	thief.CAKeys = from.CAKeys
+	thief.CAKeys, thief.Log = from.CAKeys, from.Log
 	return thief
 }
 

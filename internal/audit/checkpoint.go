@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strconv"
@@ -24,7 +25,7 @@ func (k *LogKey) Sign(c Checkpoint) ([]byte, error) {
 	if c.LogID != k.ID() {
 		return nil, fmt.Errorf("sign checkpoint: it is of log %s, the key is of log %s", c.LogID, k.ID())
 	}
-	text := fmt.Sprintf("%s/%d\n%d\n%s\n", c.LogID, c.Epoch, c.Size, c.Root)
+	text := fmt.Sprintf("%s\n%d\n%s\n", c.Origin(), c.Size, c.Root)
 	b, err := note.Sign(&note.Note{Text: text}, k.signer)
 	if err != nil {
 		return nil, fmt.Errorf("sign checkpoint: %w", err)
@@ -52,6 +53,39 @@ func OpenCheckpoint(signed []byte, verifier string) (Checkpoint, error) {
 	return c, nil
 }
 
+// LogID returns the id of the log whose public key, in the format of signed notes, this is.
+func LogID(verifier string) (string, error) {
+	v, err := note.NewVerifier(verifier)
+	if err != nil {
+		return "", fmt.Errorf("%.200q is not the public key of a log (name+hash+key): %w", verifier, err)
+	}
+	if id, err := hex.DecodeString(v.Name()); err != nil || len(id) != 16 || hex.EncodeToString(id) != v.Name() {
+		return "", fmt.Errorf("the public key of the log has the name %.80q, which is not the id of a log, 32 lower-case hexadecimal digits", v.Name())
+	}
+	return v.Name(), nil
+}
+
+// ReadCheckpoint returns what a signed checkpoint says, whoever signed it: for a daemon that reads its own, and for messages.
+func ReadCheckpoint(signed []byte) (Checkpoint, error) {
+	text, _, ok := strings.Cut(string(signed), "\n\n")
+	if !ok {
+		return Checkpoint{}, errors.New("read checkpoint: it is no signed note")
+	}
+	c, err := parseCheckpoint(text + "\n")
+	if err != nil {
+		return Checkpoint{}, fmt.Errorf("read checkpoint: %w", err)
+	}
+	return c, nil
+}
+
+// Origin names the log and its epoch. Checkpoints of one origin are states of one tree.
+func (c Checkpoint) Origin() string { return fmt.Sprintf("%s/%d", c.LogID, c.Epoch) }
+
+// String names c for people who compare it with another.
+func (c Checkpoint) String() string {
+	return fmt.Sprintf("%d records of the log %s with the root hash %s", c.Size, c.Origin(), c.Root)
+}
+
 func parseCheckpoint(text string) (Checkpoint, error) {
 	var c Checkpoint
 	lines := strings.Split(text, "\n")
@@ -76,7 +110,7 @@ func parseCheckpoint(text string) (Checkpoint, error) {
 	}
 	c.Root = tlog.Hash(root)
 	// One checkpoint has one text: what is signed must not be read in two ways.
-	if canonical := fmt.Sprintf("%s/%d\n%d\n%s\n", c.LogID, c.Epoch, c.Size, c.Root); canonical != text {
+	if canonical := fmt.Sprintf("%s\n%d\n%s\n", c.Origin(), c.Size, c.Root); canonical != text {
 		return c, errors.New("its numbers are not in plain decimal")
 	}
 	return c, nil

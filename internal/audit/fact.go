@@ -157,10 +157,13 @@ func SnapshotFact(issuer, subject string) []byte {
 	return factKey(SnapshotPrefix, identityDigest(issuer, subject))
 }
 
+// AuthorityPrefix is what the keys of the facts begin with that list CA keys.
+const AuthorityPrefix = "authority/"
+
 // AuthorityFact is the key of the fact that a CA key, in SSH wire format, is listed under a name.
 func AuthorityFact(name string, publicKey []byte) []byte {
 	digest := sha256.Sum256(publicKey)
-	return factKey("authority/", []byte(name), digest[:])
+	return factKey(AuthorityPrefix, []byte(name), digest[:])
 }
 
 // PolicyValue is the value of PolicyFact while this policy is in force.

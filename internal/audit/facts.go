@@ -108,3 +108,6 @@ func policyFromProto(p *pb.PolicyRef) ca.PolicyRef {
 	copy(ref.Digest[:], p.GetDigest())
 	return ref
 }
+
+// PolicyRef reads how a record names a policy; the reverse of Policy.
+func PolicyRef(p *pb.PolicyRef) ca.PolicyRef { return policyFromProto(p) }

@@ -14,7 +14,9 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return group("audit", "Read the log (for auditors and admins)", a.auditListCommand(), a.auditShowCommand(), a.auditTailCommand())
+	return group("audit", "Read the log, and prove it (for auditors and admins)", a.auditListCommand(), a.auditShowCommand(), a.auditTailCommand(),
+		a.auditVerifyCommand(), a.auditFindCertCommand(), a.auditCheckpointCommand(), a.auditConsistencyCommand(), a.auditProveCommand(),
+		a.auditKeyCommand())
 }
 
 func (a *app) auditListCommand() *cobra.Command {

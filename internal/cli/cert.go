@@ -99,7 +99,7 @@ func (a *app) request(ctx context.Context, t target, w wish) (*client.Issued, er
 	defer conn.Close()
 	issued, err := conn.Issue(ctx, who, r)
 	if err != nil {
-		return nil, err
+		return nil, forked(err)
 	}
 	c, err := openCerts()
 	if err != nil {

@@ -3,6 +3,7 @@ package cli_test
 import (
 	"bytes"
 	"context"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -100,6 +101,16 @@ func signIn(ts *testscript.TestScript, _ bool, _ []string) {
 	d := daemonOf(ts)
 	line := append(bytes.TrimSpace(ssh.MarshalAuthorizedKey(d.authority.PublicKey())), " hallpass-default\n"...)
 	ts.Check(os.WriteFile(filepath.Join(state, "ca_keys"), line, 0o600))
+	ts.Check(saveLogKey(state, ts.Getenv("HALLPASS_SERVER"), d))
+}
+
+// saveLogKey pins the log of a daemon, as a login does.
+func saveLogKey(state, server string, d *daemon) error {
+	address, _, _ := strings.Cut(server, "#")
+	if err := os.MkdirAll(filepath.Join(state, "log"), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(state, "log", url.QueryEscape(address)+".key"), []byte(d.log.Key.Verifier()+"\n"), 0o600)
 }
 
 func TestSetupIsTakenBackToTheByte(t *testing.T) {
@@ -187,6 +198,9 @@ func saveSession(t testing.TB, d *daemon) {
 	}
 	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(d.authority.PublicKey()))) + "\n"
 	if err := os.WriteFile(filepath.Join(state, "ca_keys"), []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := saveLogKey(state, os.Getenv("HALLPASS_SERVER"), d); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -19,6 +19,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hallpass-ssh/hallpass/internal/fixture/fakelog"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/crypto/ssh"
@@ -35,6 +36,7 @@ import (
 type daemon struct {
 	pb.UnimplementedCertificateServiceServer
 	authority ssh.Signer
+	log       *fakelog.Log
 
 	mu      sync.Mutex // guards what follows
 	issued  uint64
@@ -52,14 +54,15 @@ func newDaemon() *daemon {
 	if err != nil {
 		panic(err)
 	}
-	return &daemon{authority: authority, hosts: []string{"*.example.com"}}
+	return &daemon{authority: authority, log: fakelog.New(), hosts: []string{"*.example.com"}}
 }
 
 func (d *daemon) Discover(context.Context, *pb.DiscoverRequest) (*pb.DiscoverResponse, error) {
 	return &pb.DiscoverResponse{
-		Version:    "test",
-		Issuers:    []*pb.Issuer{{Name: "company", Url: "https://login.example.com", ClientId: "hallpass"}},
-		UserCaKeys: []*pb.UserCAKey{{Authority: "default", PublicKey: d.authority.PublicKey().Marshal()}},
+		Version:      "test",
+		LogPublicKey: d.log.Key.Verifier(),
+		Issuers:      []*pb.Issuer{{Name: "company", Url: "https://login.example.com", ClientId: "hallpass"}},
+		UserCaKeys:   []*pb.UserCAKey{{Authority: "default", PublicKey: d.authority.PublicKey().Marshal()}},
 	}, nil
 }
 
@@ -93,11 +96,13 @@ func (d *daemon) Issue(_ context.Context, in *pb.IssueRequest) (*pb.IssueRespons
 	if err := cert.SignCert(rand.Reader, d.authority); err != nil {
 		return nil, err
 	}
-	return &pb.IssueResponse{
+	answer := &pb.IssueResponse{
 		Certificate: cert.Marshal(), Index: d.issued,
 		Decision: &pb.Decision{Outcome: pb.Outcome_OUTCOME_ALLOW, Rule: "everybody", Environment: "test"},
 		Policy:   &pb.PolicyRef{Revision: "0123456789abcdef"},
-	}, nil
+	}
+	d.log.Prove(answer, in)
+	return answer, nil
 }
 
 func (d *daemon) DryRun(context.Context, *pb.DryRunRequest) (*pb.DryRunResponse, error) {
@@ -149,7 +154,8 @@ func daemonOf(ts *testscript.TestScript) *daemon {
 	return d
 }
 
-// daemonCommand is `daemon start`, `daemon stop`, `daemon deny`, `daemon needs-fresh-login`, `daemon hosts PATTERN...` or
+// daemonCommand is `daemon start`, `daemon stop`, `daemon deny`, `daemon needs-fresh-login`, `daemon hosts PATTERN...`, `daemon cut N`, after
+// which its log has N records, or
 // `daemon issued N`, which wants the daemon to have been asked N times.
 func daemonCommand(ts *testscript.TestScript, _ bool, args []string) {
 	if args[0] == "start" {
@@ -180,6 +186,11 @@ func daemonCommand(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	case "deny":
 		d.refusal = refusal(codes.PermissionDenied, "DENIED", "not\x1b[31m on Fridays")
+	case "cut":
+		n, err := strconv.Atoi(args[1])
+		ts.Check(err)
+		d.log.Cut(n)
+		d.issued = uint64(n) - 1 // the next record goes where the log ends
 	case "needs":
 		d.refusal = refusal(codes.FailedPrecondition, "NEEDS", "sre-on-prod needs more", &errdetails.PreconditionFailure{
 			Violations: []*errdetails.PreconditionFailure_Violation{{Type: "REASON"}, {Type: "FRESH_LOGIN", Subject: "15m0s"}},

@@ -3,9 +3,11 @@ package cli
 import (
 	"encoding/json"
 	"errors"
+	"strconv"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
 	"github.com/hallpass-ssh/hallpass/internal/client"
 )
 
@@ -18,7 +20,7 @@ type errorJSON struct {
 	// Login and Host are what was asked for.
 	Login string `json:"login,omitempty"`
 	Host  string `json:"host,omitempty"`
-	// Record, Rule, Environment and Policy are what the refusal cites.
+	// Record, Rule, Environment and Policy are what the refusal cites; Record also the first bad record of a log.
 	Record      string     `json:"record,omitempty"`
 	Rule        string     `json:"rule,omitempty"`
 	Environment string     `json:"environment,omitempty"`
@@ -50,6 +52,9 @@ func (a *app) reportJSON(f *failure) {
 	if r, ok := errors.AsType[*client.Refusal](f.err); ok {
 		out.Explanation = newExplanationJSON(r.Explanation)
 		out.Record, out.Rule, out.Environment, out.Policy, out.RequestID = r.Index, r.Rule, r.Environment, r.Policy, r.RequestID
+	}
+	if bad, ok := errors.AsType[*verify.RecordError](f.err); ok {
+		out.Record = strconv.FormatUint(bad.Index, 10)
 	}
 	e := json.NewEncoder(a.err)
 	e.SetEscapeHTML(false)

@@ -106,6 +106,9 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	if err != nil {
 		return err
 	}
+	if err := checkLog(address, discovered.GetLogPublicKey(), s.LogKey); err != nil {
+		return err
+	}
 	signedIn, err := a.authenticate(ctx, discovered.GetIssuers(), s.Issuer, key.Public, f)
 	if err != nil {
 		return err
@@ -116,6 +119,9 @@ func (a *app) login(ctx context.Context, f loginFlags) error {
 	}
 	defer unlock()
 	if err := a.keep(ctx, signedIn, key, cas); err != nil {
+		return err
+	}
+	if err := saveLogKey(address, discovered.GetLogPublicKey()); err != nil {
 		return err
 	}
 	if a.server != "" {

@@ -116,6 +116,10 @@ func (a *app) signedIn(ctx context.Context) (client.SignIn, client.Address, erro
 	if err != nil {
 		return client.SignIn{}, address, err
 	}
+	log, err := a.knownLog(address)
+	if err != nil {
+		return client.SignIn{}, address, err
+	}
 	if s, err = a.freshen(ctx, s); err != nil {
 		return client.SignIn{}, address, err
 	}
@@ -124,6 +128,7 @@ func (a *app) signedIn(ctx context.Context) (client.SignIn, client.Address, erro
 		TokenNonce: s.TokenNonce,
 		Key:        key,
 		CAKeys:     cas,
+		Log:        log,
 		Sign: func(ctx context.Context, namespace string, message []byte) ([]byte, error) {
 			return keys.Sign(ctx, key, namespace, message)
 		},

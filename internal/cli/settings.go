@@ -22,6 +22,8 @@ type settings struct {
 	Key string `yaml:"key,omitempty"`
 	// TokenFile is the file with the ID token of a job or service; empty for people.
 	TokenFile string `yaml:"token_file,omitempty"`
+	// LogKey is the public key of the CA's log; empty to take the one that the CA shows at the first sign-in.
+	LogKey string `yaml:"log_key,omitempty"`
 }
 
 // settingsFile is where settings are: flag, then HALLPASS_CONFIG, then the user's configuration folder.
@@ -58,6 +60,7 @@ func (a *app) settings() (settings, error) {
 		{&s.Issuer, []string{os.Getenv("HALLPASS_ISSUER")}},
 		{&s.Key, []string{os.Getenv("HALLPASS_KEY")}},
 		{&s.TokenFile, []string{os.Getenv("HALLPASS_TOKEN_FILE")}},
+		{&s.LogKey, []string{os.Getenv("HALLPASS_LOG_KEY")}},
 	} {
 		for _, value := range over.values {
 			if value != "" {

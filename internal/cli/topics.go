@@ -62,6 +62,7 @@ const environmentPage = `A flag wins over the environment, that over the setting
   HALLPASS_ISSUER      identity provider, if the CA knows several       --issuer       issuer:
   HALLPASS_KEY         public key file of your own key                  --key          key:
   HALLPASS_TOKEN_FILE  file with the ID token of a job or service       --token-file   token_file:
+  HALLPASS_LOG_KEY     public key of the CA's log, from your admins                      log_key:
   HALLPASS_SSH_CONFIG  ssh configuration that setup changes             --ssh-config
   HALLPASS_KEYRING     "off" keeps tokens out of the system's keyring
 
@@ -69,5 +70,5 @@ const environmentPage = `A flag wins over the environment, that over the setting
   NO_COLOR             no colours, whatever its value
   SSH_AUTH_SOCK        your ssh-agent
   XDG_CONFIG_HOME      holds hallpass/config.yaml; default ~/.config
-  XDG_STATE_HOME       holds hallpass/, the sign-in and the certificates; default ~/.local/state
+  XDG_STATE_HOME       holds hallpass/: the sign-in, certificates, what was seen of the log; default ~/.local/state
   XDG_RUNTIME_DIR      holds the private key where there is no agent`

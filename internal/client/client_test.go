@@ -24,6 +24,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/client"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/fakelog"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hiddeco/sshsig"
 	"golang.org/x/crypto/ssh"
@@ -43,6 +44,8 @@ type hostile struct {
 	pb.UnimplementedCertificateServiceServer
 	pb.UnimplementedAuditServiceServer
 	issue func(context.Context, *pb.CertificateRequest) (*pb.IssueResponse, error)
+	// log proves what issue returns, unless that has a record already.
+	log *fakelog.Log
 
 	mu       sync.Mutex // guards what follows
 	requests [][]byte
@@ -65,7 +68,14 @@ func (h *hostile) Issue(ctx context.Context, in *pb.IssueRequest) (*pb.IssueResp
 	if err := verifySSHSIG(in.GetRequest(), in.GetSshsig(), key, ca.RequestNamespace); err != nil {
 		return nil, err
 	}
-	return h.issue(ctx, &r)
+	answer, err := h.issue(ctx, &r)
+	if err != nil {
+		return nil, err
+	}
+	if answer.GetRecord() == nil && h.log != nil {
+		h.log.Prove(answer, in)
+	}
+	return answer, nil
 }
 
 func (h *hostile) ListEnvironments(ctx context.Context, _ *pb.ListEnvironmentsRequest) (*pb.ListEnvironmentsResponse, error) {
@@ -110,8 +120,14 @@ func tlsCertificate(t testing.TB, names ...string) (tls.Certificate, []byte) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key, Leaf: leaf}, pin[:]
 }
 
+// services are those of a daemon.
+type services interface {
+	pb.CertificateServiceServer
+	pb.AuditServiceServer
+}
+
 // serve runs h over TLS with a certificate for names and returns its address.
-func serve(t testing.TB, h *hostile, config *tls.Config, names ...string) client.Address {
+func serve(t testing.TB, h services, config *tls.Config, names ...string) client.Address {
 	t.Helper()
 	certificate, pin := tlsCertificate(t, names...)
 	config.Certificates = []tls.Certificate{certificate}
@@ -160,13 +176,14 @@ func newSigner(t testing.TB) ssh.Signer {
 	return signer
 }
 
-func newSignIn(t testing.TB, authority ssh.Signer) client.SignIn {
+func newSignIn(t testing.TB, authority ssh.Signer, log *fakelog.Log) client.SignIn {
 	key := newSigner(t)
 	return client.SignIn{
 		Token:      "header.payload.signature",
 		TokenNonce: bytes.Repeat([]byte{7}, 32),
 		Key:        key.PublicKey(),
 		CAKeys:     []ssh.PublicKey{authority.PublicKey()},
+		Log:        client.Log{PublicKey: log.Key.Verifier()},
 		Sign: func(_ context.Context, namespace string, message []byte) ([]byte, error) {
 			sig, err := sshsig.Sign(bytes.NewReader(message), key, sshsig.HashSHA512, namespace)
 			if err != nil {
@@ -246,7 +263,8 @@ func TestWhatComesBackIsChecked(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			h := &hostile{issue: func(_ context.Context, r *pb.CertificateRequest) (*pb.IssueResponse, error) {
+			log := newLog()
+			h := &hostile{log: log, issue: func(_ context.Context, r *pb.CertificateRequest) (*pb.IssueResponse, error) {
 				cert, index := honest(t, r)
 				if tt.change != nil {
 					tt.change(cert)
@@ -267,7 +285,7 @@ func TestWhatComesBackIsChecked(t *testing.T) {
 				}
 				return &pb.IssueResponse{Certificate: wire, Index: index, Decision: &pb.Decision{Environment: "prod"}}, nil
 			}}
-			issued, err := dial(t, serve(t, h, &tls.Config{}, "127.0.0.1")).Issue(t.Context(), newSignIn(t, authority), asked)
+			issued, err := dial(t, serve(t, h, &tls.Config{}, "127.0.0.1")).Issue(t.Context(), newSignIn(t, authority, log), asked)
 			switch {
 			case tt.refused == "" && err != nil:
 				t.Errorf("refused: %v", err)
@@ -283,7 +301,8 @@ func TestWhatComesBackIsChecked(t *testing.T) {
 func TestALostAnswerIsAskedForWithTheSameBytes(t *testing.T) {
 	authority := newSigner(t)
 	lost := 1
-	h := &hostile{}
+	log := newLog()
+	h := &hostile{log: log}
 	h.issue = func(_ context.Context, r *pb.CertificateRequest) (*pb.IssueResponse, error) {
 		if lost > 0 {
 			lost--
@@ -296,7 +315,7 @@ func TestALostAnswerIsAskedForWithTheSameBytes(t *testing.T) {
 		return &pb.IssueResponse{Certificate: cert.Marshal(), Index: index}, nil
 	}
 	c := dial(t, serve(t, h, &tls.Config{}, "127.0.0.1"))
-	who := newSignIn(t, authority)
+	who := newSignIn(t, authority, log)
 	if _, err := c.Issue(t.Context(), who, asked); err != nil {
 		t.Fatal(err)
 	}
@@ -350,7 +369,7 @@ func TestRefusalsComeBackWhole(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			h := &hostile{issue: func(context.Context, *pb.CertificateRequest) (*pb.IssueResponse, error) { return nil, tt.err }}
-			_, err := dial(t, serve(t, h, &tls.Config{}, "127.0.0.1")).Issue(t.Context(), newSignIn(t, newSigner(t)), asked)
+			_, err := dial(t, serve(t, h, &tls.Config{}, "127.0.0.1")).Issue(t.Context(), newSignIn(t, newSigner(t), newLog()), asked)
 			got, ok := errors.AsType[*client.Refusal](err)
 			if !ok {
 				t.Fatalf("got %v, want a Refusal", err)
@@ -370,7 +389,7 @@ func TestRefusalsComeBackWhole(t *testing.T) {
 
 func TestOtherCallsProvePossession(t *testing.T) {
 	h := &hostile{}
-	who := newSignIn(t, newSigner(t))
+	who := newSignIn(t, newSigner(t), newLog())
 	if _, err := dial(t, serve(t, h, &tls.Config{}, "127.0.0.1")).ListEnvironments(t.Context(), who); err != nil {
 		t.Fatal(err)
 	}

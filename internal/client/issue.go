@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/proto"
@@ -24,27 +25,59 @@ type Issued struct {
 }
 
 // Issue asks for a certificate. Of the request, Login, Host, TTL, Reason, Rule and BreakGlass count. If the answer gets lost,
-// the same bytes are sent once more, which gives the same record and the same serial.
+// the same bytes are sent once more, which gives the same record and the same serial. A *ForkError says that the CA showed
+// another log than before.
 func (c *Client) Issue(ctx context.Context, who SignIn, r ca.Request) (*Issued, error) {
 	request, sshsig, err := c.sign(ctx, who, r)
 	if err != nil {
 		return nil, err
 	}
-	message := &pb.IssueRequest{Request: request, Sshsig: sshsig}
-	ctx = authorize(ctx, who)
-	answer, err := c.certs.Issue(ctx, message)
-	if err = c.fromStatus(err); answerLost(err) && ctx.Err() == nil {
-		answer, err = c.certs.Issue(ctx, message)
-		err = c.fromStatus(err)
+	seen, size, err := who.Log.Memory.load()
+	if err != nil {
+		return nil, fmt.Errorf("the checkpoint of the log that was kept cannot be read: %w", err)
 	}
+	message := &pb.IssueRequest{Request: request, Sshsig: sshsig, LastSize: size}
+	answer, cert, err := c.issue(ctx, who, r, message, seen)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := verify(answer, who, r, c.now())
+	err = who.Log.Memory.remember(ctx, seen, answer, func(newest []byte) (*pb.IssueResponse, error) {
+		known, err := audit.ReadCheckpoint(newest)
+		if err != nil {
+			return nil, err
+		}
+		message.LastSize = known.Size
+		answer, cert, err = c.issue(ctx, who, r, message, newest)
+		return answer, err
+	})
 	if err != nil {
-		return nil, fmt.Errorf("the CA answered with a certificate that must not be used: %w", err)
+		return nil, err
 	}
 	return &Issued{cert, answer.GetIndex(), answer.GetDecision(), answer.GetPolicy()}, nil
+}
+
+// issue sends a request and checks what comes back: the certificate, its record, and that the log goes on from what was seen of it.
+func (c *Client) issue(ctx context.Context, who SignIn, r ca.Request, message *pb.IssueRequest, seen []byte) (*pb.IssueResponse, *ssh.Certificate, error) {
+	authorized := authorize(ctx, who)
+	answer, err := c.certs.Issue(authorized, message)
+	if err = c.fromStatus(err); answerLost(err) && ctx.Err() == nil {
+		answer, err = c.certs.Issue(authorized, message)
+		err = c.fromStatus(err)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	cert, err := verify(answer, who, r, c.now())
+	if err == nil {
+		err = verifyRecord(answer, message.GetRequest(), cert, who.Log)
+	}
+	if err == nil {
+		err = verifyContinuation(seen, answer.GetCheckpoint(), answer.GetConsistencyProof(), who.Log.PublicKey)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("the CA answered with a certificate that must not be used: %w", err)
+	}
+	return answer, cert, nil
 }
 
 // DryRun asks what Issue would decide. Nothing is recorded.

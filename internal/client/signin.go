@@ -24,6 +24,8 @@ type SignIn struct {
 	Sign func(ctx context.Context, namespace string, message []byte) ([]byte, error)
 	// CAKeys are the user CA keys that were pinned at login.
 	CAKeys []ssh.PublicKey
+	// Log is the log of the CA, as it was pinned at login.
+	Log Log
 }
 
 // authorize puts the token on a call.

@@ -133,12 +133,16 @@ func verifySignature(cert *ssh.Certificate, cas []ssh.PublicKey) error {
 	if cert.Signature.Format == ssh.KeyAlgoRSA {
 		return errors.New("it is signed with SHA-1")
 	}
-	unsigned := *cert
-	unsigned.Signature = nil
-	toBeSigned := unsigned.Marshal()
-	toBeSigned = toBeSigned[:len(toBeSigned)-4] // the length of the empty signature
-	if err := cert.SignatureKey.Verify(toBeSigned, cert.Signature); err != nil {
+	if err := cert.SignatureKey.Verify(toBeSigned(cert), cert.Signature); err != nil {
 		return fmt.Errorf("its signature does not verify: %w", err)
 	}
 	return nil
+}
+
+// toBeSigned returns a certificate without its signature, as the record of its grant has it.
+func toBeSigned(cert *ssh.Certificate) []byte {
+	unsigned := *cert
+	unsigned.Signature = nil
+	b := unsigned.Marshal()
+	return b[:len(b)-4] // the length of the empty signature
 }

@@ -35,6 +35,8 @@ type Config struct {
 	Limits      LimitsConfig               `yaml:"limits"`
 	Metrics     MetricsConfig              `yaml:"metrics"`
 	Lists       ListsConfig                `yaml:"lists"`
+	// Witnesses keep the checkpoints of the log where this machine cannot take them back.
+	Witnesses []WitnessConfig `yaml:"witnesses"`
 	// Issuers are where people and workloads get their ID tokens; at least one.
 	Issuers []IssuerConfig `yaml:"issuers"`
 	// Sinks are where the log is sent, besides.
@@ -255,6 +257,10 @@ func (c *Config) validate() error {
 		err := (issuerhttp.Config{AllowInsecure: c.Lists.Insecure}).CheckIssuer(t.URL)
 		require(err == nil, "lists.tokens: %v", err)
 		require(t.TokenFile != "", "lists.tokens: %s has no token_file", t.URL)
+	}
+	for i, w := range c.Witnesses {
+		err := w.validate()
+		require(err == nil, "witnesses: number %d: %v", i+1, err)
 	}
 	require(len(c.Issuers) > 0, "issuers: at least one is required")
 	var names []string

@@ -83,6 +83,11 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopSinks()) }()
+	witnesses, err := newWitnesses(cfg, logger)
+	if err != nil {
+		return err
+	}
+	defer startWitnesses(ctx, witnesses, d.store)()
 	if cfg.Metrics.Listen != "" {
 		wait, err := d.metrics.serve(ctx, cfg.Metrics.Listen, logger)
 		if err != nil {
@@ -142,7 +147,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 	d.server = server.New(server.Config{
 		CA: core, Store: d.store, Certificate: parts.certificate, Limiter: d.limiter,
 		LogPublicKey: parts.logKey.Verifier(),
-		Discovery:    func() *pb.DiscoverResponse { return discovery(d.cfg, parts.authorities) },
+		Discovery:    func() *pb.DiscoverResponse { return discovery(d.cfg, parts) },
 		Environments: d.environments, Role: d.role, RefuseAccess: d.recorder.RefuseAccess,
 		PolicyFiles: d.policy.files, ReloadPolicy: d.policy.reload, AcceptPolicy: d.policy.accept,
 		Now: d.cfg.Now, Logger: d.logger,
@@ -264,15 +269,15 @@ func (d *daemon) role(ctx context.Context, role string, caller ca.Caller, now ti
 }
 
 // discovery is what everybody may know.
-func discovery(cfg *Config, authorities map[string]*ca.Authority) *pb.DiscoverResponse {
-	out := &pb.DiscoverResponse{Version: version.String()}
+func discovery(cfg *Config, parts *parts) *pb.DiscoverResponse {
+	out := &pb.DiscoverResponse{Version: version.String(), LogPublicKey: parts.logKey.Verifier()}
 	for _, i := range cfg.Issuers {
 		if i.kind() == ca.Person {
 			out.Issuers = append(out.Issuers, &pb.Issuer{Name: i.Name, Url: i.URL, ClientId: i.ClientID, Scopes: i.scopes()})
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(authorities)) {
-		out.UserCaKeys = append(out.UserCaKeys, &pb.UserCAKey{Authority: name, PublicKey: authorities[name].PublicKey.Marshal()})
+	for _, name := range slices.Sorted(maps.Keys(parts.authorities)) {
+		out.UserCaKeys = append(out.UserCaKeys, &pb.UserCAKey{Authority: name, PublicKey: parts.authorities[name].PublicKey.Marshal()})
 	}
 	return out
 }

@@ -38,6 +38,7 @@ type InitParams struct {
 // Initialised tells what Init made.
 type Initialised struct {
 	Dir, Config, Policy, Pin, Listen string
+	LogKey                           string // public, in the format of signed notes
 	Names                            []string
 	Authorities                      map[string]string // name to authorized_keys line
 
@@ -164,6 +165,7 @@ func (made *Initialised) createLog(ctx context.Context, tmp string) (err error) 
 	if err != nil {
 		return fmt.Errorf("make log key: %w", err)
 	}
+	made.LogKey = logKey.Verifier()
 	log, err := bolt.Create(filepath.Join(tmp, "log.db"), bolt.Config{LogKey: logKey, Now: time.Now})
 	if err != nil {
 		return fmt.Errorf("make log: %w", err)
@@ -259,6 +261,7 @@ func (made *Initialised) print(out io.Writer) error {
 	for _, name := range made.names {
 		fmt.Fprintf(w, "user CA key %q\t%s\n", name, made.Authorities[name])
 	}
+	fmt.Fprintf(w, "public key of the log\t%s\n", made.LogKey)
 	if err := w.Flush(); err != nil {
 		return err
 	}

@@ -26,12 +26,16 @@ func (s certificateService) Issue(ctx context.Context, in *pb.IssueRequest) (*pb
 	if err != nil {
 		return nil, err
 	}
-	return &pb.IssueResponse{
+	out := &pb.IssueResponse{
 		Certificate: issued.Certificate,
 		Index:       issued.Index,
 		Decision:    decision(issued.Decision),
 		Policy:      policyRef(issued.Policy),
-	}, nil
+	}
+	if err := s.prove(ctx, out, in.GetLastSize()); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func (s certificateService) DryRun(ctx context.Context, in *pb.DryRunRequest) (*pb.DryRunResponse, error) {

@@ -48,7 +48,11 @@ var methods = map[string]method{
 	pb.AuditService_ListRecords_FullMethodName:    {callers: auditor | admin, records: "nothing; AccessRefused"},
 	pb.AuditService_FollowRecords_FullMethodName:  {callers: auditor | admin, records: "nothing; AccessRefused", lasting: true},
 	pb.AuditService_ListIdentities_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
-	pb.AuditService_GetCheckpoint_FullMethodName:  {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_ProveRecord_FullMethodName:    {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_GetBlob_FullMethodName:        {callers: auditor | admin, records: "nothing; AccessRefused"},
+	// Hashes tell nothing of what is in the log, and whoever got a certificate has a checkpoint: all users hold the daemon to it.
+	pb.AuditService_GetCheckpoint_FullMethodName:    {callers: person | workload, records: "nothing; AccessRefused"},
+	pb.AuditService_ProveConsistency_FullMethodName: {callers: person | workload, records: "nothing; AccessRefused"},
 
 	pb.PolicyService_ListRevisions_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
 	pb.PolicyService_GetRevision_FullMethodName:   {callers: auditor | admin, records: "nothing; AccessRefused"},

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
 )
 
@@ -87,6 +88,22 @@ func BenchmarkRead(b *testing.B) {
 		for b.Loop() {
 			if keys, err := f.Recorder.BoundKeys(b.Context(), a.Caller); err != nil || len(keys) != 1 {
 				b.Fatal(keys, err)
+			}
+		}
+	})
+	b.Run("proofs", func(b *testing.B) {
+		for range 2000 {
+			if _, err := f.Record(b, f.Grant(b, "alice")); err != nil {
+				b.Fatal(err)
+			}
+		}
+		for b.Loop() {
+			p, err := store.ProveRecord(b.Context(), s, 1500)
+			if err == nil {
+				_, err = store.ProveConsistency(b.Context(), s, 1400, p.Size)
+			}
+			if err != nil {
+				b.Fatal(err)
 			}
 		}
 	})

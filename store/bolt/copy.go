@@ -11,6 +11,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/store"
 	"go.etcd.io/bbolt"
 	bbolterrors "go.etcd.io/bbolt/errors"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Copy is a copy of a log, on whatever machine, that is only read. Its methods are safe for concurrent use.
@@ -105,6 +106,11 @@ func (c *Copy) Facts(ctx context.Context, prefix, before []byte, n int) ([]store
 
 // Checkpoint implements store.Reader.
 func (c *Copy) Checkpoint(ctx context.Context) ([]byte, error) { return c.s.Checkpoint(ctx) }
+
+// Hashes implements store.Reader.
+func (c *Copy) Hashes(ctx context.Context, indexes []int64) ([]tlog.Hash, error) {
+	return c.s.Hashes(ctx, indexes)
+}
 
 // Close closes the file.
 func (c *Copy) Close() error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/store"
 	"go.etcd.io/bbolt"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Size implements store.Store.
@@ -195,6 +196,16 @@ func (s *Store) Checkpoint(ctx context.Context) ([]byte, error) {
 		return nil
 	})
 	return checkpoint, err
+}
+
+// Hashes implements store.Store.
+func (s *Store) Hashes(ctx context.Context, indexes []int64) ([]tlog.Hash, error) {
+	var hashes []tlog.Hash
+	err := s.view(ctx, func(tx *bbolt.Tx, _ head) (err error) {
+		hashes, err = hashReader(tx).ReadHashes(indexes)
+		return err
+	})
+	return hashes, err
 }
 
 // Wait implements store.Store. It ends with ErrInDoubt when the log dies and with ErrUnavailable when it is closed.

@@ -193,10 +193,11 @@ func expiryKey(expires, key []byte) []byte {
 func hashReader(tx *bbolt.Tx) tlog.HashReader {
 	b := tx.Bucket(hashesBucket)
 	return tlog.HashReaderFunc(func(indexes []int64) ([]tlog.Hash, error) {
-		hashes := make([]tlog.Hash, len(indexes))
+		hashes, c, key := make([]tlog.Hash, len(indexes)), b.Cursor(), make([]byte, 8)
 		for i, index := range indexes {
-			h := b.Get(number(uint64(index)))
-			if len(h) != tlog.HashSize {
+			binary.BigEndian.PutUint64(key, uint64(index))
+			k, h := c.Seek(key) // what Get does, with one cursor for all
+			if !bytes.Equal(k, key) || len(h) != tlog.HashSize {
 				return nil, fmt.Errorf("the log lacks the hash %d of its tree", index)
 			}
 			hashes[i] = tlog.Hash(h)

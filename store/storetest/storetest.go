@@ -60,6 +60,7 @@ func Run(t *testing.T, b Backend) {
 		{"records are found in more than a chapter", testChapters},
 		{"facts are listed by prefix, descending", testFacts},
 		{"blobs are kept once and found by their digest", testBlobs},
+		{"each record is proven, and that the log only grows", testProofs},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()

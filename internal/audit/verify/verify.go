@@ -6,6 +6,7 @@
 package verify
 
 import (
+	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -26,14 +27,6 @@ type Checkpoint struct {
 	Root  tlog.Hash
 }
 
-// Summary is what a log that verified holds.
-type Summary struct {
-	Checkpoint Checkpoint
-	// Certificates is how many records grant one, Refusals how many decisions grant none.
-	Certificates uint64
-	Refusals     uint64
-}
-
 // RecordError names the first record that is not as it must be.
 type RecordError struct {
 	Index uint64 // the place of the record in the copy
@@ -45,37 +38,10 @@ func (e *RecordError) Error() string { return fmt.Sprintf("record %d: %v", e.Ind
 // Unwrap returns what is wrong with the record.
 func (e *RecordError) Unwrap() error { return e.Err }
 
-// Log checks that records are exactly those that the signed checkpoint covers, and that each follows from those before it. The
-// public key is that of the log, in the format of signed notes (name+hash+key); the caller MUST have it from somewhere else than
-// the records. Records come from index 0 on; a *RecordError names the first that is wrong.
+// Log checks that records are exactly those that the signed checkpoint covers, and that each follows from those before it: what
+// Check does with nothing but the records. The public key is that of the log, in the format of signed notes (name+hash+key).
 func Log(records iter.Seq2[[]byte, error], checkpoint []byte, publicKey string) (*Summary, error) {
-	c, err := OpenCheckpoint(checkpoint, publicKey)
-	if err != nil {
-		return nil, err
-	}
-	var tree treeHash
-	w := newWalk(c, publicKey)
-	for record, err := range records {
-		if err != nil {
-			return nil, fmt.Errorf("read record %d: %w", tree.size, err)
-		}
-		if tree.size == c.Size {
-			return nil, fmt.Errorf("there are more records than the %d that were signed", c.Size)
-		}
-		if err := w.step(tree.size, record); err != nil {
-			return nil, &RecordError{Index: tree.size, Err: err}
-		}
-		tree.add(tlog.RecordHash(record))
-	}
-	switch {
-	case tree.size != c.Size:
-		return nil, fmt.Errorf("there are %d records, but %d were signed: the end is missing", tree.size, c.Size)
-	case w.epoch != c.Epoch:
-		return nil, fmt.Errorf("the records end in epoch %d, the checkpoint is of epoch %d", w.epoch, c.Epoch)
-	case tree.root() != c.Root:
-		return nil, fmt.Errorf("the %d records have the root hash %v, but %v was signed: some record was changed", c.Size, tree.root(), c.Root)
-	}
-	return &Summary{Checkpoint: c, Certificates: w.granted, Refusals: w.refused}, nil
+	return Check(context.Background(), Source{PublicKey: publicKey, Checkpoint: checkpoint, Records: records})
 }
 
 // OpenCheckpoint returns what a signed checkpoint says, if the log with this public key signed it.
@@ -127,15 +93,18 @@ type treeHash struct {
 	subtrees []tlog.Hash
 }
 
-func (t *treeHash) add(h tlog.Hash) {
+// add returns the hashes of the subtrees that h completes, the smallest first.
+func (t *treeHash) add(h tlog.Hash) (completed []tlog.Hash) {
 	// Each 1 at the end of the size is a subtree as large as the one that h has become.
 	for n := t.size; n&1 == 1; n >>= 1 {
 		last := len(t.subtrees) - 1
 		h = tlog.NodeHash(t.subtrees[last], h)
 		t.subtrees = t.subtrees[:last]
+		completed = append(completed, h)
 	}
 	t.subtrees = append(t.subtrees, h)
 	t.size++
+	return completed
 }
 
 func (t *treeHash) root() tlog.Hash {

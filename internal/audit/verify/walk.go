@@ -4,16 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math"
+	"slices"
 	"time"
 
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
 const (
-	version    = 1
-	serialBits = 40
+	formatVersion = 1
+	serialBits    = 40
 )
 
 // walk is what is known of a log up to a record.
@@ -24,30 +27,82 @@ type walk struct {
 	epoch      uint32
 	// keys are the CA keys listed so far, by Authority and SSH wire format.
 	keys map[authorityKey]bool
-	// policy is the one in force.
+	// policy is the one in force, engine the one that compiled it.
 	policy *pb.PolicyRef
-	// grants are the Authorities of the certificates granted, by index.
-	grants           map[uint64]string
+	engine string
+	// grants are, by index, the Authority of the certificate granted: its place in authorities, 0 for none. A log may be long.
+	grants           []uint16
+	authorities      []string
 	granted, refused uint64
 }
 
 type authorityKey struct{ authority, key string }
 
 func newWalk(c Checkpoint, publicKey string) *walk {
-	return &walk{checkpoint: c, publicKey: publicKey, keys: map[authorityKey]bool{}, grants: map[uint64]string{}}
+	return &walk{checkpoint: c, publicKey: publicKey, keys: map[authorityKey]bool{}, authorities: []string{""}}
 }
 
-// step checks the next record, at place.
-func (w *walk) step(place uint64, record []byte) error {
-	r := &pb.Record{}
-	if err := proto.Unmarshal(record, r); err != nil {
-		return err
+// parsed is a record, and the certificate that it grants, if it does.
+type parsed struct {
+	record *pb.Record
+	cert   *ssh.Certificate
+}
+
+// parseRecord reads a record and checks what can be checked of it alone.
+func parseRecord(raw []byte) (parsed, error) {
+	p := parsed{record: &pb.Record{}}
+	if err := proto.Unmarshal(raw, p.record); err != nil {
+		return p, err
 	}
+	if version := p.record.GetVersion(); version != formatVersion {
+		return p, fmt.Errorf("it has version %d, this program knows %d", version, formatVersion)
+	}
+	if err := known(p.record.ProtoReflect()); err != nil {
+		return p, err
+	}
+	if p.record.GetEvent() == nil {
+		return p, errors.New("it tells of something that this program does not know: use a newer one")
+	}
+	d := p.record.GetDecided()
+	if len(d.GetToBeSigned()) == 0 {
+		return p, nil
+	}
+	var err error
+	if p.cert, err = parseToBeSigned(d.GetToBeSigned()); err != nil {
+		return p, err
+	}
+	return p, nil
+}
+
+// known refuses fields and enum values that this program has no name for: they could mean anything.
+func known(m protoreflect.Message) error {
+	if len(m.GetUnknown()) > 0 {
+		return fmt.Errorf("its %s tells of something that this program does not know: use a newer one", m.Descriptor().Name())
+	}
+	var err error
+	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case field.Enum() != nil && field.Enum().Values().ByNumber(v.Enum()) == nil:
+			err = fmt.Errorf("its %s has the value %d, which this program does not know: use a newer one", field.Name(), v.Enum())
+		case field.Message() == nil:
+		case field.IsList():
+			for i := range v.List().Len() {
+				if err = known(v.List().Get(i).Message()); err != nil {
+					break
+				}
+			}
+		default:
+			err = known(v.Message())
+		}
+		return err == nil
+	})
+	return err
+}
+
+// step checks the next record, at place, against those before it.
+func (w *walk) step(place uint64, p parsed) error {
+	r := p.record
 	switch {
-	case r.GetVersion() != version:
-		return fmt.Errorf("it has version %d, this program knows %d", r.GetVersion(), version)
-	case len(r.ProtoReflect().GetUnknown()) > 0 || r.GetEvent() == nil:
-		return errors.New("it tells of something that this program does not know: use a newer one")
 	case r.GetIndex() != place:
 		return fmt.Errorf("it says that its place is %d", r.GetIndex())
 	case !r.GetTime().IsValid():
@@ -60,6 +115,7 @@ func (w *walk) step(place uint64, record []byte) error {
 		return fmt.Errorf("it is about %s: a log begins with its genesis, and has only one", eventName(r))
 	}
 	w.time, w.epoch = r.GetTime().AsTime(), r.GetEpoch()
+	w.grants = append(w.grants, 0)
 	switch e := r.GetEvent().(type) {
 	case *pb.Record_Genesis:
 		return w.genesis(e.Genesis)
@@ -69,11 +125,11 @@ func (w *walk) step(place uint64, record []byte) error {
 		if !bytes.Equal(e.PolicyLoaded.GetPrevious(), w.policy.GetDigest()) {
 			return fmt.Errorf("it says that the policy %x was in force before, but %x was", e.PolicyLoaded.GetPrevious(), w.policy.GetDigest())
 		}
-		w.policy = e.PolicyLoaded.GetPolicy()
+		w.policy, w.engine = e.PolicyLoaded.GetPolicy(), e.PolicyLoaded.GetEngine()
 	case *pb.Record_Decided:
-		return w.decided(r, e.Decided)
+		return w.decided(p, e.Decided)
 	case *pb.Record_SignatureFailed:
-		if authority, ok := w.grants[e.SignatureFailed.GetDecided()]; !ok || authority != e.SignatureFailed.GetAuthority() {
+		if failed := e.SignatureFailed; failed.GetAuthority() == "" || w.granter(failed.GetDecided()) != failed.GetAuthority() {
 			return fmt.Errorf("it says that a signature failed, but record %d grants none by %q", e.SignatureFailed.GetDecided(), e.SignatureFailed.GetAuthority())
 		}
 	}
@@ -90,7 +146,8 @@ func (w *walk) genesis(g *pb.Genesis) error {
 	return nil
 }
 
-func (w *walk) decided(r *pb.Record, d *pb.Decided) error {
+func (w *walk) decided(p parsed, d *pb.Decided) error {
+	r, cert := p.record, p.cert
 	if len(d.GetToBeSigned()) == 0 {
 		if d.GetRefusal() == nil {
 			return errors.New("it neither grants nor refuses")
@@ -106,19 +163,38 @@ func (w *walk) decided(r *pb.Record, d *pb.Decided) error {
 	case w.policy == nil || !proto.Equal(d.GetPolicy(), w.policy):
 		return fmt.Errorf("it grants by the policy %x, but %x was in force", d.GetPolicy().GetDigest(), w.policy.GetDigest())
 	}
-	cert, err := parseToBeSigned(d.GetToBeSigned())
-	if err != nil {
-		return err
-	}
 	if want := uint64(r.GetEpoch())<<serialBits + r.GetIndex() + 1; cert.Serial != want {
 		return fmt.Errorf("its certificate has the serial %d, must have %d", cert.Serial, want)
 	}
 	if !w.keys[authorityKey{d.GetAuthority(), string(cert.SignatureKey.Marshal())}] {
 		return fmt.Errorf("its certificate is signed by the key %s of %q, which was not listed before", ssh.FingerprintSHA256(cert.SignatureKey), d.GetAuthority())
 	}
-	w.grants[r.GetIndex()] = d.GetAuthority()
+	if err := checkShape(r, d, cert); err != nil {
+		return err
+	}
 	w.granted++
+	return w.grant(d.GetAuthority())
+}
+
+// grant notes who signs the certificate of the newest record.
+func (w *walk) grant(authority string) error {
+	number := slices.Index(w.authorities, authority)
+	if number < 0 {
+		if number = len(w.authorities); number > math.MaxUint16 {
+			return errors.New("there are more Authorities than this program can tell apart")
+		}
+		w.authorities = append(w.authorities, authority)
+	}
+	w.grants[len(w.grants)-1] = uint16(number)
 	return nil
+}
+
+// granter is who signs the certificate of an earlier record; empty if it grants none.
+func (w *walk) granter(index uint64) string {
+	if index >= uint64(len(w.grants)) {
+		return ""
+	}
+	return w.authorities[w.grants[index]]
 }
 
 // parseToBeSigned reads a certificate that ends before its signature (PROTOCOL.certkeys).

@@ -774,6 +774,318 @@ func (x *GetCheckpointResponse) GetLogPublicKey() string {
 	return ""
 }
 
+// ProveConsistencyRequest names two sizes of the log.
+type ProveConsistencyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The smaller size, at least 1.
+	OldSize uint64 `protobuf:"varint,1,opt,name=old_size,json=oldSize,proto3" json:"old_size,omitempty"`
+	// The larger size; 0 for that of the newest checkpoint.
+	NewSize       uint64 `protobuf:"varint,2,opt,name=new_size,json=newSize,proto3" json:"new_size,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveConsistencyRequest) Reset() {
+	*x = ProveConsistencyRequest{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveConsistencyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveConsistencyRequest) ProtoMessage() {}
+
+func (x *ProveConsistencyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveConsistencyRequest.ProtoReflect.Descriptor instead.
+func (*ProveConsistencyRequest) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *ProveConsistencyRequest) GetOldSize() uint64 {
+	if x != nil {
+		return x.OldSize
+	}
+	return 0
+}
+
+func (x *ProveConsistencyRequest) GetNewSize() uint64 {
+	if x != nil {
+		return x.NewSize
+	}
+	return 0
+}
+
+// ProveConsistencyResponse proves that a log was only added to.
+type ProveConsistencyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest checkpoint, signed. Its size is the larger one if none was asked for.
+	Checkpoint string `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// RFC 6962 consistency proof from the smaller size to the larger one.
+	Proof         [][]byte `protobuf:"bytes,2,rep,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveConsistencyResponse) Reset() {
+	*x = ProveConsistencyResponse{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveConsistencyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveConsistencyResponse) ProtoMessage() {}
+
+func (x *ProveConsistencyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveConsistencyResponse.ProtoReflect.Descriptor instead.
+func (*ProveConsistencyResponse) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ProveConsistencyResponse) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *ProveConsistencyResponse) GetProof() [][]byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+// ProveRecordRequest asks for one record.
+type ProveRecordRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Index of the record.
+	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveRecordRequest) Reset() {
+	*x = ProveRecordRequest{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveRecordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveRecordRequest) ProtoMessage() {}
+
+func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveRecordRequest.ProtoReflect.Descriptor instead.
+func (*ProveRecordRequest) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ProveRecordRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+// ProveRecordResponse proves that a record is in the log.
+type ProveRecordResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The record.
+	Entry *Entry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// The newest checkpoint, signed.
+	Checkpoint string `protobuf:"bytes,2,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// RFC 6962 inclusion proof of the record in the log that the checkpoint is of.
+	Proof         [][]byte `protobuf:"bytes,3,rep,name=proof,proto3" json:"proof,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ProveRecordResponse) Reset() {
+	*x = ProveRecordResponse{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ProveRecordResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ProveRecordResponse) ProtoMessage() {}
+
+func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ProveRecordResponse.ProtoReflect.Descriptor instead.
+func (*ProveRecordResponse) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *ProveRecordResponse) GetEntry() *Entry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+func (x *ProveRecordResponse) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *ProveRecordResponse) GetProof() [][]byte {
+	if x != nil {
+		return x.Proof
+	}
+	return nil
+}
+
+// GetBlobRequest asks for one blob.
+type GetBlobRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its SHA-256.
+	Digest        []byte `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBlobRequest) Reset() {
+	*x = GetBlobRequest{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBlobRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBlobRequest) ProtoMessage() {}
+
+func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBlobRequest.ProtoReflect.Descriptor instead.
+func (*GetBlobRequest) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *GetBlobRequest) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+// GetBlobResponse carries a part of a blob.
+type GetBlobResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next bytes.
+	Part          []byte `protobuf:"bytes,1,opt,name=part,proto3" json:"part,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetBlobResponse) Reset() {
+	*x = GetBlobResponse{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetBlobResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetBlobResponse) ProtoMessage() {}
+
+func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetBlobResponse.ProtoReflect.Descriptor instead.
+func (*GetBlobResponse) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *GetBlobResponse) GetPart() []byte {
+	if x != nil {
+		return x.Part
+	}
+	return nil
+}
+
 var File_hallpass_v1_audit_proto protoreflect.FileDescriptor
 
 const file_hallpass_v1_audit_proto_rawDesc = "" +
@@ -832,13 +1144,36 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\tR\n" +
 	"checkpoint\x12$\n" +
-	"\x0elog_public_key\x18\x02 \x01(\tR\flogPublicKey2\xb9\x03\n" +
+	"\x0elog_public_key\x18\x02 \x01(\tR\flogPublicKey\"O\n" +
+	"\x17ProveConsistencyRequest\x12\x19\n" +
+	"\bold_size\x18\x01 \x01(\x04R\aoldSize\x12\x19\n" +
+	"\bnew_size\x18\x02 \x01(\x04R\anewSize\"P\n" +
+	"\x18ProveConsistencyResponse\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x01 \x01(\tR\n" +
+	"checkpoint\x12\x14\n" +
+	"\x05proof\x18\x02 \x03(\fR\x05proof\"*\n" +
+	"\x12ProveRecordRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"u\n" +
+	"\x13ProveRecordResponse\x12(\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x02 \x01(\tR\n" +
+	"checkpoint\x12\x14\n" +
+	"\x05proof\x18\x03 \x03(\fR\x05proof\"(\n" +
+	"\x0eGetBlobRequest\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\fR\x06digest\"%\n" +
+	"\x0fGetBlobResponse\x12\x12\n" +
+	"\x04part\x18\x01 \x01(\fR\x04part2\xb4\x05\n" +
 	"\fAuditService\x12J\n" +
 	"\tGetRecord\x12\x1d.hallpass.v1.GetRecordRequest\x1a\x1e.hallpass.v1.GetRecordResponse\x12P\n" +
 	"\vListRecords\x12\x1f.hallpass.v1.ListRecordsRequest\x1a .hallpass.v1.ListRecordsResponse\x12X\n" +
 	"\rFollowRecords\x12!.hallpass.v1.FollowRecordsRequest\x1a\".hallpass.v1.FollowRecordsResponse0\x01\x12Y\n" +
 	"\x0eListIdentities\x12\".hallpass.v1.ListIdentitiesRequest\x1a#.hallpass.v1.ListIdentitiesResponse\x12V\n" +
-	"\rGetCheckpoint\x12!.hallpass.v1.GetCheckpointRequest\x1a\".hallpass.v1.GetCheckpointResponseB?Z=github.com/hallpass-ssh/hallpass/proto/hallpass/v1;hallpassv1b\x06proto3"
+	"\rGetCheckpoint\x12!.hallpass.v1.GetCheckpointRequest\x1a\".hallpass.v1.GetCheckpointResponse\x12_\n" +
+	"\x10ProveConsistency\x12$.hallpass.v1.ProveConsistencyRequest\x1a%.hallpass.v1.ProveConsistencyResponse\x12P\n" +
+	"\vProveRecord\x12\x1f.hallpass.v1.ProveRecordRequest\x1a .hallpass.v1.ProveRecordResponse\x12F\n" +
+	"\aGetBlob\x12\x1b.hallpass.v1.GetBlobRequest\x1a\x1c.hallpass.v1.GetBlobResponse0\x01B?Z=github.com/hallpass-ssh/hallpass/proto/hallpass/v1;hallpassv1b\x06proto3"
 
 var (
 	file_hallpass_v1_audit_proto_rawDescOnce sync.Once
@@ -852,45 +1187,58 @@ func file_hallpass_v1_audit_proto_rawDescGZIP() []byte {
 	return file_hallpass_v1_audit_proto_rawDescData
 }
 
-var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_hallpass_v1_audit_proto_goTypes = []any{
-	(*Possession)(nil),             // 0: hallpass.v1.Possession
-	(*SignedPossession)(nil),       // 1: hallpass.v1.SignedPossession
-	(*Entry)(nil),                  // 2: hallpass.v1.Entry
-	(*GetRecordRequest)(nil),       // 3: hallpass.v1.GetRecordRequest
-	(*GetRecordResponse)(nil),      // 4: hallpass.v1.GetRecordResponse
-	(*ListRecordsRequest)(nil),     // 5: hallpass.v1.ListRecordsRequest
-	(*ListRecordsResponse)(nil),    // 6: hallpass.v1.ListRecordsResponse
-	(*FollowRecordsRequest)(nil),   // 7: hallpass.v1.FollowRecordsRequest
-	(*FollowRecordsResponse)(nil),  // 8: hallpass.v1.FollowRecordsResponse
-	(*ListIdentitiesRequest)(nil),  // 9: hallpass.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil), // 10: hallpass.v1.ListIdentitiesResponse
-	(*GetCheckpointRequest)(nil),   // 11: hallpass.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil),  // 12: hallpass.v1.GetCheckpointResponse
-	(*timestamppb.Timestamp)(nil),  // 13: google.protobuf.Timestamp
+	(*Possession)(nil),               // 0: hallpass.v1.Possession
+	(*SignedPossession)(nil),         // 1: hallpass.v1.SignedPossession
+	(*Entry)(nil),                    // 2: hallpass.v1.Entry
+	(*GetRecordRequest)(nil),         // 3: hallpass.v1.GetRecordRequest
+	(*GetRecordResponse)(nil),        // 4: hallpass.v1.GetRecordResponse
+	(*ListRecordsRequest)(nil),       // 5: hallpass.v1.ListRecordsRequest
+	(*ListRecordsResponse)(nil),      // 6: hallpass.v1.ListRecordsResponse
+	(*FollowRecordsRequest)(nil),     // 7: hallpass.v1.FollowRecordsRequest
+	(*FollowRecordsResponse)(nil),    // 8: hallpass.v1.FollowRecordsResponse
+	(*ListIdentitiesRequest)(nil),    // 9: hallpass.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),   // 10: hallpass.v1.ListIdentitiesResponse
+	(*GetCheckpointRequest)(nil),     // 11: hallpass.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil),    // 12: hallpass.v1.GetCheckpointResponse
+	(*ProveConsistencyRequest)(nil),  // 13: hallpass.v1.ProveConsistencyRequest
+	(*ProveConsistencyResponse)(nil), // 14: hallpass.v1.ProveConsistencyResponse
+	(*ProveRecordRequest)(nil),       // 15: hallpass.v1.ProveRecordRequest
+	(*ProveRecordResponse)(nil),      // 16: hallpass.v1.ProveRecordResponse
+	(*GetBlobRequest)(nil),           // 17: hallpass.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),          // 18: hallpass.v1.GetBlobResponse
+	(*timestamppb.Timestamp)(nil),    // 19: google.protobuf.Timestamp
 }
 var file_hallpass_v1_audit_proto_depIdxs = []int32{
-	13, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
+	19, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
 	2,  // 1: hallpass.v1.GetRecordResponse.entry:type_name -> hallpass.v1.Entry
-	13, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
-	13, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
+	19, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
+	19, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
 	2,  // 4: hallpass.v1.ListRecordsResponse.entries:type_name -> hallpass.v1.Entry
 	2,  // 5: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
-	3,  // 6: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
-	5,  // 7: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
-	7,  // 8: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
-	9,  // 9: hallpass.v1.AuditService.ListIdentities:input_type -> hallpass.v1.ListIdentitiesRequest
-	11, // 10: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
-	4,  // 11: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
-	6,  // 12: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
-	8,  // 13: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
-	10, // 14: hallpass.v1.AuditService.ListIdentities:output_type -> hallpass.v1.ListIdentitiesResponse
-	12, // 15: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
-	11, // [11:16] is the sub-list for method output_type
-	6,  // [6:11] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	2,  // 6: hallpass.v1.ProveRecordResponse.entry:type_name -> hallpass.v1.Entry
+	3,  // 7: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
+	5,  // 8: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
+	7,  // 9: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
+	9,  // 10: hallpass.v1.AuditService.ListIdentities:input_type -> hallpass.v1.ListIdentitiesRequest
+	11, // 11: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
+	13, // 12: hallpass.v1.AuditService.ProveConsistency:input_type -> hallpass.v1.ProveConsistencyRequest
+	15, // 13: hallpass.v1.AuditService.ProveRecord:input_type -> hallpass.v1.ProveRecordRequest
+	17, // 14: hallpass.v1.AuditService.GetBlob:input_type -> hallpass.v1.GetBlobRequest
+	4,  // 15: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
+	6,  // 16: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
+	8,  // 17: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
+	10, // 18: hallpass.v1.AuditService.ListIdentities:output_type -> hallpass.v1.ListIdentitiesResponse
+	12, // 19: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
+	14, // 20: hallpass.v1.AuditService.ProveConsistency:output_type -> hallpass.v1.ProveConsistencyResponse
+	16, // 21: hallpass.v1.AuditService.ProveRecord:output_type -> hallpass.v1.ProveRecordResponse
+	18, // 22: hallpass.v1.AuditService.GetBlob:output_type -> hallpass.v1.GetBlobResponse
+	15, // [15:23] is the sub-list for method output_type
+	7,  // [7:15] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_audit_proto_init() }
@@ -904,7 +1252,7 @@ func file_hallpass_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_audit_proto_rawDesc), len(file_hallpass_v1_audit_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

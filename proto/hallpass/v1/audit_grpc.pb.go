@@ -19,11 +19,14 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AuditService_GetRecord_FullMethodName      = "/hallpass.v1.AuditService/GetRecord"
-	AuditService_ListRecords_FullMethodName    = "/hallpass.v1.AuditService/ListRecords"
-	AuditService_FollowRecords_FullMethodName  = "/hallpass.v1.AuditService/FollowRecords"
-	AuditService_ListIdentities_FullMethodName = "/hallpass.v1.AuditService/ListIdentities"
-	AuditService_GetCheckpoint_FullMethodName  = "/hallpass.v1.AuditService/GetCheckpoint"
+	AuditService_GetRecord_FullMethodName        = "/hallpass.v1.AuditService/GetRecord"
+	AuditService_ListRecords_FullMethodName      = "/hallpass.v1.AuditService/ListRecords"
+	AuditService_FollowRecords_FullMethodName    = "/hallpass.v1.AuditService/FollowRecords"
+	AuditService_ListIdentities_FullMethodName   = "/hallpass.v1.AuditService/ListIdentities"
+	AuditService_GetCheckpoint_FullMethodName    = "/hallpass.v1.AuditService/GetCheckpoint"
+	AuditService_ProveConsistency_FullMethodName = "/hallpass.v1.AuditService/ProveConsistency"
+	AuditService_ProveRecord_FullMethodName      = "/hallpass.v1.AuditService/ProveRecord"
+	AuditService_GetBlob_FullMethodName          = "/hallpass.v1.AuditService/GetBlob"
 )
 
 // AuditServiceClient is the client API for AuditService service.
@@ -40,8 +43,14 @@ type AuditServiceClient interface {
 	FollowRecords(ctx context.Context, in *FollowRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowRecordsResponse], error)
 	// ListIdentities returns who is known to the log, each as a policy saw it last, a page at a time.
 	ListIdentities(ctx context.Context, in *ListIdentitiesRequest, opts ...grpc.CallOption) (*ListIdentitiesResponse, error)
-	// GetCheckpoint returns the newest signed checkpoint of the log.
+	// GetCheckpoint returns the newest signed checkpoint of the log. Anybody who signed in may ask.
 	GetCheckpoint(ctx context.Context, in *GetCheckpointRequest, opts ...grpc.CallOption) (*GetCheckpointResponse, error)
+	// ProveConsistency proves that the log of one size is the beginning of that of another. Anybody who signed in may ask.
+	ProveConsistency(ctx context.Context, in *ProveConsistencyRequest, opts ...grpc.CallOption) (*ProveConsistencyResponse, error)
+	// ProveRecord returns one record with the proof that it is in the log.
+	ProveRecord(ctx context.Context, in *ProveRecordRequest, opts ...grpc.CallOption) (*ProveRecordResponse, error)
+	// GetBlob returns what records cite by digest: files of policies and their manifests, identity snapshots.
+	GetBlob(ctx context.Context, in *GetBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetBlobResponse], error)
 }
 
 type auditServiceClient struct {
@@ -111,6 +120,45 @@ func (c *auditServiceClient) GetCheckpoint(ctx context.Context, in *GetCheckpoin
 	return out, nil
 }
 
+func (c *auditServiceClient) ProveConsistency(ctx context.Context, in *ProveConsistencyRequest, opts ...grpc.CallOption) (*ProveConsistencyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProveConsistencyResponse)
+	err := c.cc.Invoke(ctx, AuditService_ProveConsistency_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditServiceClient) ProveRecord(ctx context.Context, in *ProveRecordRequest, opts ...grpc.CallOption) (*ProveRecordResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ProveRecordResponse)
+	err := c.cc.Invoke(ctx, AuditService_ProveRecord_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditServiceClient) GetBlob(ctx context.Context, in *GetBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetBlobResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AuditService_ServiceDesc.Streams[1], AuditService_GetBlob_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[GetBlobRequest, GetBlobResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AuditService_GetBlobClient = grpc.ServerStreamingClient[GetBlobResponse]
+
 // AuditServiceServer is the server API for AuditService service.
 // All implementations must embed UnimplementedAuditServiceServer
 // for forward compatibility.
@@ -125,8 +173,14 @@ type AuditServiceServer interface {
 	FollowRecords(*FollowRecordsRequest, grpc.ServerStreamingServer[FollowRecordsResponse]) error
 	// ListIdentities returns who is known to the log, each as a policy saw it last, a page at a time.
 	ListIdentities(context.Context, *ListIdentitiesRequest) (*ListIdentitiesResponse, error)
-	// GetCheckpoint returns the newest signed checkpoint of the log.
+	// GetCheckpoint returns the newest signed checkpoint of the log. Anybody who signed in may ask.
 	GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error)
+	// ProveConsistency proves that the log of one size is the beginning of that of another. Anybody who signed in may ask.
+	ProveConsistency(context.Context, *ProveConsistencyRequest) (*ProveConsistencyResponse, error)
+	// ProveRecord returns one record with the proof that it is in the log.
+	ProveRecord(context.Context, *ProveRecordRequest) (*ProveRecordResponse, error)
+	// GetBlob returns what records cite by digest: files of policies and their manifests, identity snapshots.
+	GetBlob(*GetBlobRequest, grpc.ServerStreamingServer[GetBlobResponse]) error
 	mustEmbedUnimplementedAuditServiceServer()
 }
 
@@ -151,6 +205,15 @@ func (UnimplementedAuditServiceServer) ListIdentities(context.Context, *ListIden
 }
 func (UnimplementedAuditServiceServer) GetCheckpoint(context.Context, *GetCheckpointRequest) (*GetCheckpointResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetCheckpoint not implemented")
+}
+func (UnimplementedAuditServiceServer) ProveConsistency(context.Context, *ProveConsistencyRequest) (*ProveConsistencyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ProveConsistency not implemented")
+}
+func (UnimplementedAuditServiceServer) ProveRecord(context.Context, *ProveRecordRequest) (*ProveRecordResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ProveRecord not implemented")
+}
+func (UnimplementedAuditServiceServer) GetBlob(*GetBlobRequest, grpc.ServerStreamingServer[GetBlobResponse]) error {
+	return status.Error(codes.Unimplemented, "method GetBlob not implemented")
 }
 func (UnimplementedAuditServiceServer) mustEmbedUnimplementedAuditServiceServer() {}
 func (UnimplementedAuditServiceServer) testEmbeddedByValue()                      {}
@@ -256,6 +319,53 @@ func _AuditService_GetCheckpoint_Handler(srv interface{}, ctx context.Context, d
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuditService_ProveConsistency_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProveConsistencyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServiceServer).ProveConsistency(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuditService_ProveConsistency_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServiceServer).ProveConsistency(ctx, req.(*ProveConsistencyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuditService_ProveRecord_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ProveRecordRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServiceServer).ProveRecord(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuditService_ProveRecord_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServiceServer).ProveRecord(ctx, req.(*ProveRecordRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuditService_GetBlob_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(GetBlobRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AuditServiceServer).GetBlob(m, &grpc.GenericServerStream[GetBlobRequest, GetBlobResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AuditService_GetBlobServer = grpc.ServerStreamingServer[GetBlobResponse]
+
 // AuditService_ServiceDesc is the grpc.ServiceDesc for AuditService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -279,11 +389,24 @@ var AuditService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "GetCheckpoint",
 			Handler:    _AuditService_GetCheckpoint_Handler,
 		},
+		{
+			MethodName: "ProveConsistency",
+			Handler:    _AuditService_ProveConsistency_Handler,
+		},
+		{
+			MethodName: "ProveRecord",
+			Handler:    _AuditService_ProveRecord_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "FollowRecords",
 			Handler:       _AuditService_FollowRecords_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "GetBlob",
+			Handler:       _AuditService_GetBlob_Handler,
 			ServerStreams: true,
 		},
 	},

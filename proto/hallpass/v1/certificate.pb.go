@@ -165,7 +165,9 @@ type IssueRequest struct {
 	// A serialized CertificateRequest. The signature covers exactly these bytes.
 	Request []byte `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
 	// SSHSIG blob (PROTOCOL.sshsig, not armored) by the key to be certified.
-	Sshsig        []byte `protobuf:"bytes,2,opt,name=sshsig,proto3" json:"sshsig,omitempty"`
+	Sshsig []byte `protobuf:"bytes,2,opt,name=sshsig,proto3" json:"sshsig,omitempty"`
+	// Size of the newest checkpoint that the caller has seen; the answer proves that the log is a continuation of it. 0 for none.
+	LastSize      uint64 `protobuf:"varint,10,opt,name=last_size,json=lastSize,proto3" json:"last_size,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -214,6 +216,13 @@ func (x *IssueRequest) GetSshsig() []byte {
 	return nil
 }
 
+func (x *IssueRequest) GetLastSize() uint64 {
+	if x != nil {
+		return x.LastSize
+	}
+	return 0
+}
+
 // IssueResponse carries a certificate whose record is durable.
 type IssueResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -224,9 +233,18 @@ type IssueResponse struct {
 	// What the policy said.
 	Decision *Decision `protobuf:"bytes,3,opt,name=decision,proto3" json:"decision,omitempty"`
 	// Policy that decided.
-	Policy        *PolicyRef `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Policy *PolicyRef `protobuf:"bytes,4,opt,name=policy,proto3" json:"policy,omitempty"`
+	// The exact bytes of the record that grants the certificate.
+	Record []byte `protobuf:"bytes,5,opt,name=record,proto3" json:"record,omitempty"`
+	// A signed checkpoint (C2SP tlog-checkpoint) of the log with the record in it.
+	Checkpoint []byte `protobuf:"bytes,6,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// RFC 6962 inclusion proof: hashes that lead from the record to the root of the checkpoint.
+	InclusionProof [][]byte `protobuf:"bytes,7,rep,name=inclusion_proof,json=inclusionProof,proto3" json:"inclusion_proof,omitempty"`
+	// RFC 6962 consistency proof from last_size to the checkpoint; empty if there is none, because last_size is 0, that of the
+	// checkpoint, or beyond it.
+	ConsistencyProof [][]byte `protobuf:"bytes,8,rep,name=consistency_proof,json=consistencyProof,proto3" json:"consistency_proof,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *IssueResponse) Reset() {
@@ -283,6 +301,34 @@ func (x *IssueResponse) GetDecision() *Decision {
 func (x *IssueResponse) GetPolicy() *PolicyRef {
 	if x != nil {
 		return x.Policy
+	}
+	return nil
+}
+
+func (x *IssueResponse) GetRecord() []byte {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *IssueResponse) GetCheckpoint() []byte {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return nil
+}
+
+func (x *IssueResponse) GetInclusionProof() [][]byte {
+	if x != nil {
+		return x.InclusionProof
+	}
+	return nil
+}
+
+func (x *IssueResponse) GetConsistencyProof() [][]byte {
+	if x != nil {
+		return x.ConsistencyProof
 	}
 	return nil
 }
@@ -644,7 +690,9 @@ type DiscoverResponse struct {
 	// User CA keys, for TrustedUserCAKeys.
 	UserCaKeys []*UserCAKey `protobuf:"bytes,2,rep,name=user_ca_keys,json=userCaKeys,proto3" json:"user_ca_keys,omitempty"`
 	// Version of the daemon.
-	Version       string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	// Public key of the log in the format of signed notes: name+hash+key. A helper takes it on first use and remembers it.
+	LogPublicKey  string `protobuf:"bytes,10,opt,name=log_public_key,json=logPublicKey,proto3" json:"log_public_key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -696,6 +744,13 @@ func (x *DiscoverResponse) GetUserCaKeys() []*UserCAKey {
 func (x *DiscoverResponse) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *DiscoverResponse) GetLogPublicKey() string {
+	if x != nil {
+		return x.LogPublicKey
 	}
 	return ""
 }
@@ -1006,15 +1061,23 @@ const file_hallpass_v1_certificate_proto_rawDesc = "" +
 	" \x01(\tR\n" +
 	"serverName\x12\x1f\n" +
 	"\vtoken_nonce\x18\v \x01(\fR\n" +
-	"tokenNonce\"@\n" +
+	"tokenNonce\"]\n" +
 	"\fIssueRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\x12\x16\n" +
-	"\x06sshsig\x18\x02 \x01(\fR\x06sshsig\"\xaa\x01\n" +
+	"\x06sshsig\x18\x02 \x01(\fR\x06sshsig\x12\x1b\n" +
+	"\tlast_size\x18\n" +
+	" \x01(\x04R\blastSize\"\xb8\x02\n" +
 	"\rIssueResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x121\n" +
 	"\bdecision\x18\x03 \x01(\v2\x15.hallpass.v1.DecisionR\bdecision\x12.\n" +
-	"\x06policy\x18\x04 \x01(\v2\x16.hallpass.v1.PolicyRefR\x06policy\"A\n" +
+	"\x06policy\x18\x04 \x01(\v2\x16.hallpass.v1.PolicyRefR\x06policy\x12\x16\n" +
+	"\x06record\x18\x05 \x01(\fR\x06record\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x06 \x01(\fR\n" +
+	"checkpoint\x12'\n" +
+	"\x0finclusion_proof\x18\a \x03(\fR\x0einclusionProof\x12+\n" +
+	"\x11consistency_proof\x18\b \x03(\fR\x10consistencyProof\"A\n" +
 	"\rDryRunRequest\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\fR\arequest\x12\x16\n" +
 	"\x06sshsig\x18\x02 \x01(\fR\x06sshsig\"\xfc\x01\n" +
@@ -1040,12 +1103,14 @@ const file_hallpass_v1_certificate_proto_rawDesc = "" +
 	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x18\n" +
 	"\amessage\x18\x04 \x01(\tR\amessage\x12\x14\n" +
 	"\x05lacks\x18\x05 \x03(\tR\x05lacks\"\x11\n" +
-	"\x0fDiscoverRequest\"\x95\x01\n" +
+	"\x0fDiscoverRequest\"\xbb\x01\n" +
 	"\x10DiscoverResponse\x12-\n" +
 	"\aissuers\x18\x01 \x03(\v2\x13.hallpass.v1.IssuerR\aissuers\x128\n" +
 	"\fuser_ca_keys\x18\x02 \x03(\v2\x16.hallpass.v1.UserCAKeyR\n" +
 	"userCaKeys\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\tR\aversion\"c\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12$\n" +
+	"\x0elog_public_key\x18\n" +
+	" \x01(\tR\flogPublicKey\"c\n" +
 	"\x06Issuer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03url\x18\x02 \x01(\tR\x03url\x12\x1b\n" +

@@ -1,0 +1,282 @@
+package verify
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync"
+
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+const (
+	// batchSize is how many records go from one goroutine to the next at a time.
+	batchSize = 64
+	// ahead is how many batches may be read before those before them are checked.
+	ahead = 64
+)
+
+// item is a record on its way: what can be said of it alone.
+type item struct {
+	raw  []byte
+	hash tlog.Hash
+	parsed
+	facts []Fact
+	// evaluated is what Evaluate said.
+	evaluated error
+	// err is why the record cannot be read, or what is wrong with it whatever the others say.
+	err error
+}
+
+type batch struct {
+	items []item
+	// err ends the records.
+	err  error
+	done chan struct{} // closed when all is known of the items
+}
+
+// Check holds a log against its signed checkpoint, each record against those before it, each decision against its policy, and the
+// facts as stored against the records. A *RecordError names the first record that is wrong.
+func Check(ctx context.Context, s Source) (*Summary, error) {
+	c, err := OpenCheckpoint(s.Checkpoint, s.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	older, err := openOlder(s, c)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	defer running.Wait()
+	defer cancel()
+	k := &checker{source: s, checkpoint: c, older: older, walk: newWalk(c, s.PublicKey), summary: Summary{Checkpoint: c}}
+	k.projection.init()
+	if s.Hashes != nil {
+		k.hashes = newPuller(s.Hashes)
+		defer k.hashes.stop()
+	}
+	for b := range k.read(ctx, &running) {
+		select {
+		case <-b.done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if err := k.take(b); err != nil {
+			return nil, err
+		}
+	}
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if err := k.end(); err != nil {
+		return nil, err
+	}
+	k.summary.Certificates, k.summary.Refusals = k.walk.granted, k.walk.refused
+	return &k.summary, nil
+}
+
+// openOlder returns the older checkpoints, by size.
+func openOlder(s Source, c Checkpoint) (map[uint64][]Checkpoint, error) {
+	older := map[uint64][]Checkpoint{}
+	for _, signed := range s.Older {
+		o, err := OpenCheckpoint(signed, s.PublicKey)
+		if err != nil {
+			return nil, fmt.Errorf("older checkpoint: %w", err)
+		}
+		switch {
+		case o.Size > c.Size:
+			return nil, &RecordError{Index: c.Size, Err: fmt.Errorf("it and those after it are missing: the log has %d records now, but an older checkpoint says that it had %d", c.Size, o.Size)}
+		case o.Epoch > c.Epoch:
+			return nil, fmt.Errorf("the log is of epoch %d now, but an older checkpoint of epoch %d", c.Epoch, o.Epoch)
+		}
+		older[o.Size] = append(older[o.Size], o)
+	}
+	return older, nil
+}
+
+// read starts goroutines that read records and say what can be said of each alone. Batches come in order; each is done later.
+func (k *checker) read(ctx context.Context, running *sync.WaitGroup) <-chan *batch {
+	ordered, work := make(chan *batch, ahead), make(chan *batch, ahead)
+	running.Go(func() {
+		defer close(ordered)
+		defer close(work)
+		send := func(b *batch) bool {
+			for _, to := range []chan *batch{ordered, work} {
+				select {
+				case to <- b:
+				case <-ctx.Done():
+					return false
+				}
+			}
+			return true
+		}
+		b := &batch{done: make(chan struct{})}
+		for record, err := range k.source.Records {
+			if err != nil {
+				b.err = err
+				break
+			}
+			if b.items = append(b.items, item{raw: record}); len(b.items) == batchSize {
+				if !send(b) {
+					return
+				}
+				b = &batch{done: make(chan struct{})}
+			}
+		}
+		send(b)
+	})
+	for range runtime.GOMAXPROCS(0) {
+		running.Go(func() {
+			for b := range work {
+				for i := range b.items {
+					if ctx.Err() != nil {
+						break
+					}
+					k.look(&b.items[i])
+				}
+				close(b.done)
+			}
+		})
+	}
+	return ordered
+}
+
+// look says what can be said of a record alone.
+func (k *checker) look(i *item) {
+	i.hash = tlog.RecordHash(i.raw)
+	if i.parsed, i.err = parseRecord(i.raw); i.err != nil {
+		return
+	}
+	if k.source.Derive != nil {
+		if i.facts, i.err = k.source.Derive(i.record); i.err != nil {
+			return
+		}
+	}
+	if k.source.Evaluate != nil && (i.record.GetDecided() != nil || i.record.GetPolicyLoaded() != nil) {
+		i.evaluated = k.source.Evaluate(i.record)
+	}
+}
+
+// checker is a check on its way.
+type checker struct {
+	source     Source
+	checkpoint Checkpoint
+	older      map[uint64][]Checkpoint
+	walk       *walk
+	tree       treeHash
+	hashes     *puller
+	projection projection
+	summary    Summary
+}
+
+// take checks the next records.
+func (k *checker) take(b *batch) error {
+	for i := range b.items {
+		place := k.tree.size
+		if place == k.checkpoint.Size {
+			return &RecordError{Index: place, Err: fmt.Errorf("it was added: there are more records than the %d that were signed", k.checkpoint.Size)}
+		}
+		if err := k.one(place, &b.items[i]); err != nil {
+			if _, ok := errors.AsType[*RecordError](err); ok {
+				return err
+			}
+			return &RecordError{Index: place, Err: err}
+		}
+		for _, o := range k.older[k.tree.size] {
+			if k.tree.root() != o.Root {
+				return fmt.Errorf("the first %d records are not those that an older checkpoint is of: some of them were changed, or the log was forked before record %d", o.Size, o.Size)
+			}
+		}
+	}
+	if k.source.Progress != nil {
+		k.source.Progress(k.tree.size, k.checkpoint.Size)
+	}
+	if b.err != nil {
+		if _, ok := errors.AsType[*RecordError](b.err); ok {
+			return b.err
+		}
+		return fmt.Errorf("read record %d: %w", k.tree.size, b.err)
+	}
+	return nil
+}
+
+// one checks a record at its place.
+func (k *checker) one(place uint64, i *item) error {
+	if k.hashes != nil {
+		// Before all else: a record that is not what was hashed may say anything.
+		if err := k.hashes.hash(i.hash, "it is not what was hashed: it, or its hash, was changed"); err != nil {
+			return err
+		}
+	}
+	if i.err != nil {
+		return i.err
+	}
+	if err := k.walk.step(place, i.parsed); err != nil {
+		return err
+	}
+	if err := k.evaluated(i); err != nil {
+		return err
+	}
+	if k.source.Derive != nil {
+		if err := k.projection.take(place, i.record.GetTime().AsTime(), i.facts); err != nil {
+			return err
+		}
+	}
+	above := k.tree.add(i.hash)
+	if k.hashes == nil {
+		return nil
+	}
+	for _, h := range above {
+		if err := k.hashes.hash(h, "the hashes of the tree above it were changed"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// evaluated counts what became of a decision that was made again.
+func (k *checker) evaluated(i *item) error {
+	other := k.walk.engine != k.source.Engine
+	switch {
+	case errors.Is(i.evaluated, ErrErased):
+		k.summary.Erased++
+		return nil
+	case i.evaluated != nil && other:
+		return fmt.Errorf("%w (the policy was compiled by the engine %q, this program has %q: verify with one that has the other)", i.evaluated, k.walk.engine, k.source.Engine)
+	case i.evaluated != nil:
+		return i.evaluated
+	case k.source.Evaluate == nil || i.record.GetDecided().GetDecision() == nil:
+		return nil
+	}
+	k.summary.Evaluated++
+	if other {
+		k.summary.OtherEngine++
+	}
+	return nil
+}
+
+// end checks what can be checked only once all records are known.
+func (k *checker) end() error {
+	c := k.checkpoint
+	switch {
+	case k.tree.size != c.Size:
+		return &RecordError{Index: k.tree.size, Err: fmt.Errorf("the end is missing: there are %d records, but %d were signed", k.tree.size, c.Size)}
+	case k.walk.epoch != c.Epoch:
+		return fmt.Errorf("the records end in epoch %d, the checkpoint is of epoch %d", k.walk.epoch, c.Epoch)
+	case k.tree.root() != c.Root:
+		return fmt.Errorf("the %d records have the root hash %v, but %v was signed: some record was changed", c.Size, k.tree.root(), c.Root)
+	}
+	if k.hashes != nil {
+		if err := k.hashes.end(); err != nil {
+			return err
+		}
+	}
+	if k.source.Stored == nil {
+		return nil
+	}
+	n, err := k.projection.compare(k.source)
+	k.summary.Facts = n
+	return err
+}

@@ -1,0 +1,90 @@
+package verify
+
+import (
+	"errors"
+	"iter"
+	"time"
+
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+)
+
+// Source is a log as an outsider holds it. Only its public key is trusted; all else is what is checked.
+type Source struct {
+	// PublicKey is that of the log, in the format of signed notes (name+hash+key). Required; it MUST come from somewhere else than
+	// the log.
+	PublicKey string
+	// Checkpoint is the newest signed checkpoint. Required.
+	Checkpoint []byte
+	// Older are signed checkpoints that others kept: the log must be a continuation of each.
+	Older [][]byte
+	// Records are those of the log, from index 0 on. Required. It is read a second time to name a record to which a fact belongs.
+	Records iter.Seq2[[]byte, error]
+	// Hashes are those of the Merkle tree as stored, in order; nil if they are not at hand.
+	Hashes iter.Seq2[[]byte, error]
+	// Stored are the facts as stored, in any order; nil if they are not at hand.
+	Stored iter.Seq2[Fact, error]
+	// Derive says which facts follow from a record. Required with Stored.
+	Derive func(*pb.Record) ([]Fact, error)
+	// Evaluate makes a decision again, from what its record cites, and holds it against the record; of a policy that comes into
+	// force it sees that it can be read. It is called by several goroutines. ErrErased says that it cannot be told. If nil, decisions
+	// are held against everything but the policy.
+	Evaluate func(*pb.Record) error
+	// Engine is the version of the expression engine of Evaluate.
+	Engine string
+	// Progress is told from time to time how many records of how many were checked. May be nil.
+	Progress func(done, total uint64)
+}
+
+// ErrErased says that what a decision depended on was erased on request.
+var ErrErased = errors.New("what it cites was erased")
+
+// Fact is what follows from a record, or is stored as following from one.
+type Fact struct {
+	Key, Value []byte
+	// Expires is when the fact ceases to count; zero for never.
+	Expires time.Time
+	// Rule says what must hold when the fact is written; only of derived ones.
+	Rule Rule
+}
+
+// Rule says what must hold when a fact is written.
+type Rule int
+
+// The rules. The zero value is none.
+const (
+	// New: the key must not exist.
+	New Rule = iota + 1
+	// Same: the key must not exist, or have the same value.
+	Same
+	// Set: written whatever was there.
+	Set
+	// Holds: the key must have this value already. Nothing is written.
+	Holds
+)
+
+// Summary is what a log that verified holds.
+type Summary struct {
+	Checkpoint Checkpoint
+	// Certificates is how many records grant one, Refusals how many decisions grant none.
+	Certificates uint64
+	Refusals     uint64
+	// Evaluated is how many decisions were made again and came out the same.
+	Evaluated uint64
+	// Erased is how many could not, because what they cite was erased.
+	Erased uint64
+	// OtherEngine is how many of those made again were made by another engine than that of this program.
+	OtherEngine uint64
+	// Facts is how many facts were held against the records.
+	Facts uint64
+}
+
+// FactError names a stored fact that is not as the records say.
+type FactError struct {
+	Key []byte
+	Err error
+}
+
+func (e *FactError) Error() string { return e.Err.Error() }
+
+// Unwrap returns what is wrong with the fact.
+func (e *FactError) Unwrap() error { return e.Err }

@@ -1,0 +1,75 @@
+package cli_test
+
+import (
+	"bytes"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"go.etcd.io/bbolt"
+)
+
+// TestRandomDamageIsFound changes one byte of a copy at a time: it is found, or it changed nothing that the log holds.
+func TestRandomDamageIsFound(t *testing.T) {
+	l := newRealLog(t)
+	good, err := os.ReadFile(l.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := contents(t, l.path)
+	random := rand.New(rand.NewPCG(7, 11))
+	found, harmless := 0, 0
+	damaged := filepath.Join(t.TempDir(), "damaged.db")
+	for i := range 500 {
+		at, by := random.IntN(len(good)), byte(1+random.IntN(255))
+		for i%2 == 0 && good[at] == 0 { // much of the file is empty
+			at = random.IntN(len(good))
+		}
+		bad := bytes.Clone(good)
+		bad[at] ^= by
+		if err := os.WriteFile(damaged, bad, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, _, errs := run(t, "audit", "verify", damaged, "--public-key", l.key.Verifier())
+		if code != 0 {
+			if found++; !strings.Contains(errs, "hallpass: ") {
+				t.Errorf("byte %d ^ %#x: no word about it", at, by)
+			}
+			continue
+		}
+		harmless++
+		if diff := cmp.Diff(want, contents(t, damaged)); diff != "" {
+			t.Errorf("byte %d ^ %#x was accepted:\n%s", at, by, diff)
+		}
+	}
+	t.Logf("%d found, %d in bytes that nothing leads to", found, harmless)
+	if found < 100 || harmless < 10 {
+		t.Errorf("%d found, %d harmless: is this still a log?", found, harmless)
+	}
+}
+
+// contents is all that a log holds, by bucket and key.
+func contents(t *testing.T, path string) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: 4096, ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	if err := db.View(func(tx *bbolt.Tx) error {
+		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
+			return b.ForEach(func(k, v []byte) error {
+				out[fmt.Sprintf("%s %x", name, k)] = fmt.Sprintf("%x", v)
+				return nil
+			})
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}

@@ -1,0 +1,408 @@
+package cli_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/cli"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/stack"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"go.etcd.io/bbolt"
+	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+)
+
+const verifiedPolicy = `version: 1
+environments:
+  staging: {hosts: ["*.staging.example.com"]}
+  prod: {hosts: ["*.prod.example.com"], authority: prod}
+allow:
+- name: developers
+  when: environment == "staging" && "developers" in identity.groups
+  grant: {logins: [deploy], ttl: 2h, extensions: [permit-pty]}
+- name: jobs
+  when: identity.kind == "workload"
+  grant: {logins: [deploy], scope: environment, ttl: 10m}
+- name: sre
+  when: environment == "prod" && "sre" in identity.groups
+  require: {reason: true}
+  grant: {logins: [deploy], scope: host, ttl: 1h}
+`
+
+// The records of the real log: grants of alice on staging, one of bob on prod, and a refusal.
+type realLog struct {
+	path string
+	key  *audit.LogKey
+	// staging, prod and refusal are the indexes of the first grant on staging, of the one on prod, and of a refusal.
+	staging, prod, refusal uint64
+	// certificate is that of the first grant.
+	certificate []byte
+}
+
+// newRealLog has a real daemon write a log.
+func newRealLog(t testing.TB) *realLog {
+	t.Helper()
+	s := stack.Start(t, verifiedPolicy)
+	l := &realLog{path: filepath.Join(s.Dir, "log.db")}
+	alice, bob := s.Login("alice"), s.Login("bob")
+	c := s.Client()
+	get := func(who stack.Person, r ca.Request) uint64 {
+		t.Helper()
+		issued, err := c.Issue(t.Context(), who.SignIn, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.certificate == nil {
+			l.certificate = issued.Certificate.Marshal()
+		}
+		return issued.Index
+	}
+	l.staging = get(alice, ca.Request{Login: "deploy", Host: "app1.staging.example.com", TTL: 30 * time.Minute})
+	l.prod = get(bob, ca.Request{Login: "deploy", Host: "db1.prod.example.com", Reason: "INC-1"})
+	if _, err := c.Issue(t.Context(), alice.SignIn, ca.Request{Login: "deploy", Host: "db1.prod.example.com"}); ca.KindOf(err) != ca.Denied {
+		t.Fatalf("got %v, want a refusal", err)
+	}
+	l.refusal = l.prod + 1
+	get(s.Workload("ci"), ca.Request{Login: "deploy", Host: "app2.staging.example.com"})
+	for i := range 8 {
+		get(alice, ca.Request{Login: "deploy", Host: fmt.Sprintf("app%d.staging.example.com", i)})
+	}
+	s.Stop()
+	var err error
+	if l.key, err = audit.LoadLogKey(filepath.Join(s.Dir, "keys", "log")); err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+// run runs the tool and returns its exit code and what it wrote.
+func run(t testing.TB, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var files [2]*os.File
+	for i := range files {
+		f, err := os.CreateTemp(t.TempDir(), "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		files[i] = f
+	}
+	out, errs := os.Stdout, os.Stderr
+	os.Stdout, os.Stderr = files[0], files[1]
+	code = cli.Run(t.Context(), args)
+	os.Stdout, os.Stderr = out, errs
+	var texts [2]string
+	for i, f := range files {
+		text, err := os.ReadFile(f.Name())
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts[i] = string(text)
+	}
+	return code, texts[0], texts[1]
+}
+
+// TestVerifyNamesTheFirstBadRecord changes copies of a real log, as somebody would who holds the disk, or the log key too.
+func TestVerifyNamesTheFirstBadRecord(t *testing.T) {
+	l := newRealLog(t)
+	whole := copyOf(t, l.path, l.key)
+	code, out, errs := run(t, "audit", "verify", whole.path, "--public-key", l.key.Verifier(), "-o", "json")
+	if code != 0 {
+		t.Fatalf("the log as it is: exit code %d\n%s", code, errs)
+	}
+	var summary struct {
+		Certificates, Refusals, Evaluated, Facts, Blobs int
+	}
+	if err := json.Unmarshal([]byte(out), &summary); err != nil || summary.Certificates != 11 || summary.Refusals != 1 || summary.Evaluated != 12 || summary.Facts < 20 || summary.Blobs < 3 {
+		t.Fatalf("summary %+v, %v", summary, err)
+	}
+	newest := filepath.Join(t.TempDir(), "newest")
+	if err := os.WriteFile(newest, whole.checkpoint(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	size := uint64(len(whole.records()))
+	swap := func(tx *bbolt.Tx, a, b uint64) error {
+		records := tx.Bucket([]byte("records"))
+		x, y := bytes.Clone(records.Get(place(a))), bytes.Clone(records.Get(place(b)))
+		if err := records.Put(place(a), y); err != nil {
+			return err
+		}
+		return records.Put(place(b), x)
+	}
+	other := stack.NewKey(t)
+	for _, tt := range []struct {
+		name   string
+		change func(d *doctored)
+		record uint64 // noRecord: the fault is not one of a record
+		want   string
+	}{
+		{"a bit flipped in a record", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				records := tx.Bucket([]byte("records"))
+				text := bytes.Clone(records.Get(place(l.staging)))
+				text[len(text)/2] ^= 4
+				return records.Put(place(l.staging), text)
+			})
+		}, l.staging, "not what was hashed"},
+		{"a record removed", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("records")).Delete(place(l.refusal)) })
+		}, l.refusal, "it is missing"},
+		{"the last record removed", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("records")).Delete(place(size - 1)) })
+		}, size - 1, "the end is missing"},
+		{"two records swapped", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error { return swap(tx, l.staging, l.prod) })
+		}, l.staging, "not what was hashed"},
+		{"two records swapped, and signed by the log key", func(d *doctored) {
+			records := d.records()
+			records[l.staging], records[l.prod] = records[l.prod], records[l.staging]
+			d.rewrite(records)
+		}, l.staging, "its place is"},
+		{"a record removed, and signed by the log key", func(d *doctored) {
+			records := d.records()
+			d.rewrite(append(records[:l.refusal:l.refusal], records[l.refusal+1:]...))
+		}, l.refusal, "its place is"},
+		{"the tail cut, against a newer checkpoint", func(d *doctored) { d.rewrite(d.records()[:size-3]) }, size - 3, "are missing"},
+		{"a forged record added", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				records := tx.Bucket([]byte("records"))
+				return records.Put(place(size), records.Get(place(size-1)))
+			})
+		}, size, "more records than"},
+		{"a forged grant added, and signed by the log key", func(d *doctored) {
+			records := d.records()
+			d.rewrite(append(records, d.changed(records[l.staging], func(r *pb.Record) {
+				r.Index, r.Time = size, timestamppb.Now()
+				r.GetDecided().DecidedAt, r.GetDecided().GetAsked().ClientTime = r.Time, r.Time
+				r.GetDecided().GetAsked().Nonce = make([]byte, 16)
+				r.GetDecided().ToBeSigned = d.recertify(r.GetDecided().GetToBeSigned(), func(c *ssh.Certificate) { c.Serial = size + 1 })
+			})))
+		}, size, "its certificate is not what the decision leads to"},
+		{"a forged record repeats a request", func(d *doctored) {
+			records := d.records()
+			d.rewrite(append(records, d.changed(records[l.staging], func(r *pb.Record) {
+				r.Index = size
+				r.Time = timestamppb.Now()
+				r.GetDecided().ToBeSigned = d.recertify(r.GetDecided().GetToBeSigned(), func(c *ssh.Certificate) { c.Serial = size + 1 })
+			})))
+		}, size, "does not follow from the policy"},
+		{"a hash of the tree changed", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("hashes")).Put(place(2), make([]byte, 32)) })
+		}, 1, "hashes of the tree above it"},
+
+		{"a fact removed", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				b := tx.Bucket([]byte("facts"))
+				return b.Delete(audit.RevisionFact(3))
+			})
+		}, 3, `"revision/0000000000000003", which follows from it, is not stored`},
+		{"a fact that expires removed, so that a request could be repeated", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				b := tx.Bucket([]byte("facts"))
+				k, _ := b.Cursor().Seek([]byte("nonce/"))
+				return b.Delete(k)
+			})
+		}, noRecord + 1, "which follows from it, is not stored"},
+		{"a fact edited", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("facts")).Put([]byte(audit.PolicyFact), append(make([]byte, 8), make([]byte, 33)...))
+			})
+		}, 3, `the stored fact "policy", which follows from it, was changed`},
+		{"the expiry of a fact edited", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				b := tx.Bucket([]byte("facts"))
+				v := bytes.Clone(b.Get([]byte(audit.PolicyFact)))
+				v[0] = 0x7f
+				return b.Put([]byte(audit.PolicyFact), v)
+			})
+		}, 3, "was changed"},
+		{"a fact added that names a record", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("facts")).Put(audit.RevisionFact(l.staging), make([]byte, 8))
+			})
+		}, noRecord, fmt.Sprintf("follows from no record; it names record %d", l.staging)},
+		{"a CA key added to the facts", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("facts")).Put(audit.AuthorityFact("prod", other.PublicKey().Marshal()), append(make([]byte, 8), "listed"...))
+			})
+		}, noRecord, "follows from no record"},
+		{"the list of what expires edited", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("facts_expiry")).Put(append(place(1), "policy"...), nil)
+			})
+		}, noRecord, "the list of facts that expire"},
+		{"a file of the policy edited", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				blobs := tx.Bucket([]byte("blobs"))
+				digest := audit.Digest([]byte(verifiedPolicy))
+				return blobs.Put(digest[:], []byte(strings.ReplaceAll(verifiedPolicy, "2h", "9h")))
+			})
+		}, 3, "the bytes have another digest"},
+		{"a file of the policy removed", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				digest := audit.Digest([]byte(verifiedPolicy))
+				return tx.Bucket([]byte("blobs")).Delete(digest[:])
+			})
+		}, 3, "does not have it"},
+
+		{"a certificate for a principal that was not asked for", func(d *doctored) {
+			d.certify(l.staging, func(c *ssh.Certificate) { c.ValidPrincipals = []string{"root"} })
+		}, l.staging, `has the principals ["root"]`},
+		{"a certificate with a principal more", func(d *doctored) {
+			d.certify(l.staging, func(c *ssh.Certificate) { c.ValidPrincipals = append(c.ValidPrincipals, "root") })
+		}, l.staging, "has the principals"},
+		{"a certificate whose principal is wider than the scope", func(d *doctored) {
+			d.certify(l.prod, func(c *ssh.Certificate) { c.ValidPrincipals = []string{"deploy"} })
+		}, l.prod, "not what the decision leads to"},
+		{"a certificate that is valid longer than was asked for", func(d *doctored) {
+			d.certify(l.staging, func(c *ssh.Certificate) { c.ValidBefore += 60 })
+		}, l.staging, "longer than"},
+		{"a certificate that is valid longer than the rule allows", func(d *doctored) {
+			d.certify(l.prod, func(c *ssh.Certificate) { c.ValidBefore += 60 })
+		}, l.prod, "not what the decision leads to"},
+		{"a certificate with an extension that the rule does not grant", func(d *doctored) {
+			d.certify(l.staging, func(c *ssh.Certificate) { c.Extensions["permit-agent-forwarding"] = "" })
+		}, l.staging, "not what the decision leads to"},
+		{"a certificate with an option that no policy grants", func(d *doctored) {
+			d.certify(l.staging, func(c *ssh.Certificate) { c.CriticalOptions = map[string]string{"x@example.com": ""} })
+		}, l.staging, "which no policy can grant"},
+		{"a certificate for another key", func(d *doctored) {
+			d.certify(l.staging, func(c *ssh.Certificate) { c.Key = other.PublicKey() })
+		}, l.staging, "another key than the one that was asked for"},
+		{"a certificate by a CA key that is not listed", func(d *doctored) {
+			d.certify(l.staging, func(c *ssh.Certificate) { c.SignatureKey = other.PublicKey() })
+		}, l.staging, "not listed before"},
+		{"a certificate by the key of another environment", func(d *doctored) {
+			var prod ssh.PublicKey
+			d.doctor(l.prod, func(r *pb.Record) {
+				d.recertify(r.GetDecided().GetToBeSigned(), func(c *ssh.Certificate) { prod = c.SignatureKey })
+			})
+			d.doctor(l.staging, func(r *pb.Record) {
+				r.GetDecided().Authority = "prod"
+				r.GetDecided().ToBeSigned = d.recertify(r.GetDecided().GetToBeSigned(), func(c *ssh.Certificate) { c.SignatureKey = prod })
+			})
+		}, l.staging, `authority "prod" is recorded, "default" follows`},
+		{"a certificate by a policy that is not in force", func(d *doctored) {
+			d.doctor(l.staging, func(r *pb.Record) { r.GetDecided().Policy.Digest = make([]byte, 32) })
+		}, l.staging, "was in force"},
+		{"a certificate by another rule", func(d *doctored) {
+			d.doctor(l.staging, func(r *pb.Record) { r.GetDecided().Decision.Rule = "sre" })
+		}, l.staging, `rule "sre" is recorded, "developers" follows`},
+		{"a certificate for somebody whom the policy refuses", func(d *doctored) {
+			records := d.records()
+			d.doctor(l.prod, func(r *pb.Record) { // bob's certificate becomes one of alice, who was refused the same
+				refused := &pb.Record{}
+				if err := proto.Unmarshal(records[l.refusal], refused); err != nil {
+					t.Fatal(err)
+				}
+				r.GetDecided().Caller = refused.GetDecided().GetCaller()
+			})
+		}, l.prod, `outcome "allow" is recorded, "deny" follows`},
+		{"a certificate without the reason that the rule requires", func(d *doctored) {
+			d.doctor(l.prod, func(r *pb.Record) { r.GetDecided().Asked.Reason = "" })
+		}, l.prod, `outcome "allow" is recorded, "needs" follows`},
+		{"a refusal that the policy does not lead to", func(d *doctored) {
+			d.doctor(l.refusal, func(r *pb.Record) { r.GetDecided().Asked.Host = "app1.staging.example.com" })
+		}, l.refusal, `outcome "deny" is recorded, "allow" follows`},
+		{"a nonce used twice", func(d *doctored) {
+			records := d.records()
+			first := &pb.Record{}
+			if err := proto.Unmarshal(records[size-2], first); err != nil {
+				t.Fatal(err)
+			}
+			d.doctor(size-1, func(r *pb.Record) { r.GetDecided().Asked.Nonce = first.GetDecided().GetAsked().GetNonce() })
+		}, size - 1, fmt.Sprintf("its nonce was used before, by record %d", size-2)},
+		{"a decision at another time than its record", func(d *doctored) {
+			d.doctor(l.staging, func(r *pb.Record) { r.GetDecided().DecidedAt = timestamppb.New(r.GetTime().AsTime().Add(-time.Hour)) })
+		}, l.staging, "says that it was decided at"},
+		{"a decision by another engine, which comes to something else", func(d *doctored) {
+			records := d.records()
+			records[3] = d.changed(records[3], func(r *pb.Record) { r.GetPolicyLoaded().Engine = "cel-go v9.9.9" })
+			records[l.staging] = d.changed(records[l.staging], func(r *pb.Record) { r.GetDecided().Decision.Rule = "sre" })
+			d.rewrite(records)
+		}, l.staging, `compiled by the engine "cel-go v9.9.9"`},
+		{"a lifetime asked for that no decision gives", func(d *doctored) {
+			d.doctor(l.staging, func(r *pb.Record) { r.GetDecided().Asked.Ttl = durationpb.New(time.Minute) })
+		}, l.staging, "longer than"},
+		{"a record of a newer program", func(d *doctored) {
+			d.doctor(l.refusal, func(r *pb.Record) { r.Version = 2 })
+		}, l.refusal, "version 2"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := copyOf(t, l.path, l.key)
+			tt.change(d)
+			args := []string{"audit", "verify", d.path, "--public-key", l.key.Verifier(), "-o", "json"}
+			if strings.Contains(tt.name, "against a newer checkpoint") {
+				args = append(args, "--checkpoint", newest)
+			}
+			code, out, errs := run(t, args...)
+			var answer struct {
+				Error struct{ Message, Record string }
+			}
+			if err := json.Unmarshal([]byte(errs), &answer); err != nil || code != 1 || out != "" {
+				t.Fatalf("exit code %d, %v\n%s%s", code, err, out, errs)
+			}
+			record := answer.Error.Record
+			if tt.record < noRecord && record != fmt.Sprint(tt.record) || tt.record == noRecord && record != "" || !strings.Contains(answer.Error.Message, tt.want) {
+				t.Errorf("record %q: %s\nwant record %d, and %q", record, answer.Error.Message, tt.record, tt.want)
+			}
+		})
+	}
+}
+
+// noRecord says that no record is named; one more, that any is.
+const noRecord = 1 << 40
+
+// TestVerifyTellsWhatItCannot shows that what was erased, and what another engine decided, is not passed over.
+func TestVerifyTellsWhatItCannot(t *testing.T) {
+	l := newRealLog(t)
+	for _, tt := range []struct {
+		name   string
+		change func(d *doctored)
+		want   string
+	}{
+		{"an identity that was erased", func(d *doctored) {
+			records := d.records()
+			r := &pb.Record{}
+			if err := proto.Unmarshal(records[l.prod], r); err != nil {
+				t.Fatal(err)
+			}
+			d.edit(func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("blobs")).Delete(r.GetDecided().GetCaller().GetSnapshot())
+			})
+		}, "erased       1 decisions cannot be made again"},
+		{"another engine, which comes to the same", func(d *doctored) {
+			d.doctor(3, func(r *pb.Record) { r.GetPolicyLoaded().Engine = "cel-go v9.9.9" })
+		}, "engine       12 of them were made by another engine"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			d := copyOf(t, l.path, l.key)
+			tt.change(d)
+			key := filepath.Join(t.TempDir(), "key")
+			if err := os.WriteFile(key, []byte(l.key.Verifier()+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			code, out, errs := run(t, "audit", "verify", d.path, "--key", key)
+			if code != 0 || !strings.Contains(out, tt.want) {
+				t.Errorf("exit code %d\n%s%swant %q", code, out, errs, tt.want)
+			}
+		})
+	}
+	foreign, _, err := audit.GenerateLogKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := run(t, "audit", "verify", l.path, "--public-key", foreign.Verifier()); code != 1 || !strings.Contains(errs, "not signed by the log") {
+		t.Errorf("with the key of another log: exit code %d\n%s", code, errs)
+	}
+}

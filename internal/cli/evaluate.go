@@ -1,0 +1,134 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
+	"github.com/hallpass-ssh/hallpass/policy"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+)
+
+// evaluator makes recorded decisions again, for package verify, which must not know how.
+type evaluator struct {
+	ctx context.Context //nolint:containedctx // the life of one verification, whose functions take none
+	// blob returns what the log has under a digest; nil if it has nothing.
+	blob func(digest [32]byte) ([]byte, error)
+
+	mu       sync.Mutex // guards what follows
+	policies map[[32]byte]func() (*policy.Policy, error)
+}
+
+func newEvaluator(ctx context.Context, blob func([32]byte) ([]byte, error)) *evaluator {
+	return &evaluator{ctx: ctx, blob: blob, policies: map[[32]byte]func() (*policy.Policy, error){}}
+}
+
+// evaluate implements verify.Source.
+func (e *evaluator) evaluate(r *pb.Record) error {
+	if loaded := r.GetPolicyLoaded(); loaded != nil {
+		_, err := e.policy(loaded.GetPolicy())
+		return err
+	}
+	was := audit.Recorded(r)
+	if was.Decision.Outcome == 0 {
+		return nil // refused before a policy was asked
+	}
+	p, err := e.policy(r.GetDecided().GetPolicy())
+	if err != nil {
+		return err
+	}
+	if len(r.GetDecided().GetCaller().GetSnapshot()) != 32 {
+		return errors.New("it cites no identity")
+	}
+	snapshot, err := e.cited(r.GetDecided().GetCaller().GetSnapshot())
+	if err != nil {
+		return err
+	}
+	lists, err := e.cited(r.GetDecided().GetLists())
+	if err != nil {
+		return err
+	}
+	question, err := audit.Question(r.GetDecided(), snapshot, lists)
+	if errors.Is(err, audit.ErrErased) {
+		return verify.ErrErased
+	}
+	if err != nil {
+		return err
+	}
+	again := p.Reproduce(e.ctx, question, was)
+	if again.Result != policy.Different {
+		return nil
+	}
+	var differences []string
+	for _, d := range again.Differences {
+		if d.What == "certificate" {
+			differences = append(differences, "its certificate is not what the decision leads to: "+d.Recorded)
+			continue
+		}
+		differences = append(differences, fmt.Sprintf("%s %q is recorded, %q follows from the policy", d.What, d.Recorded, d.Now))
+	}
+	return fmt.Errorf("it does not follow from the policy that it names: %s", strings.Join(differences, "; "))
+}
+
+// cited returns a blob by its digest; nil for none.
+func (e *evaluator) cited(digest []byte) ([]byte, error) {
+	if len(digest) != 32 {
+		return nil, nil
+	}
+	return e.blob([32]byte(digest))
+}
+
+// policy compiles the policy of a record, from the blobs of the log, once.
+func (e *evaluator) policy(ref *pb.PolicyRef) (*policy.Policy, error) {
+	if len(ref.GetDigest()) != 32 {
+		return nil, errors.New("it names no policy")
+	}
+	digest := [32]byte(ref.GetDigest())
+	e.mu.Lock()
+	compile := e.policies[digest]
+	if compile == nil {
+		compile = sync.OnceValues(func() (*policy.Policy, error) { return e.compile(ref) })
+		e.policies[digest] = compile
+	}
+	e.mu.Unlock()
+	return compile()
+}
+
+func (e *evaluator) compile(ref *pb.PolicyRef) (*policy.Policy, error) {
+	bundle, err := policy.ReadManifest(audit.PolicyRef(ref), func(digest [32]byte) ([]byte, error) {
+		blob, err := e.blob(digest)
+		if err == nil && blob == nil {
+			err = errors.New("the log does not have it")
+		}
+		return blob, err
+	})
+	if err != nil {
+		return nil, err
+	}
+	p, err := policy.Compile(bundle)
+	if err != nil {
+		return nil, fmt.Errorf("compile the policy %x: %w", ref.GetDigest(), err)
+	}
+	return p, nil
+}
+
+// derive says which facts follow from a record, in the words of package verify.
+func derive(r *pb.Record) ([]verify.Fact, error) {
+	facts, err := audit.Facts(r)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]verify.Fact, len(facts))
+	for i, f := range facts {
+		out[i] = verify.Fact{Key: f.Key, Value: f.Value, Expires: f.Expires, Rule: rules[f.Rule]}
+	}
+	return out, nil
+}
+
+var rules = map[audit.FactRule]verify.Rule{
+	audit.New: verify.New, audit.Same: verify.Same, audit.Set: verify.Set, audit.Holds: verify.Holds,
+}

@@ -1,0 +1,224 @@
+package bolt
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"iter"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"go.etcd.io/bbolt"
+	bbolterrors "go.etcd.io/bbolt/errors"
+)
+
+// Raw is a copy of a log of which nothing is believed but that it is a bbolt file in good order: what Open and OpenCopy would refuse
+// can be read here, so that somebody can say what is wrong with it. Its methods are safe for concurrent use.
+type Raw struct {
+	path string
+	db   *bbolt.DB
+}
+
+// Row is an entry of a bucket.
+type Row struct{ Key, Value []byte }
+
+// RawFact is a fact as stored.
+type RawFact struct {
+	Key, Value []byte
+	Expires    time.Time // zero for never
+}
+
+// OpenRaw opens a copy and checks each page of the file that leads to something. Close it when done.
+func OpenRaw(path string) (*Raw, error) {
+	r := &Raw{path: path}
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // a pipe would never be open
+		return nil, fmt.Errorf("open copy of a log %s: it is no regular file", path)
+	}
+	err := guard(func() (err error) {
+		r.db, err = bbolt.Open(path, 0, &bbolt.Options{
+			ReadOnly: true, Timeout: lockTimeout, PageSize: pageSize, NoStatistics: true,
+			OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+				f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
+				if err != nil {
+					return nil, err
+				}
+				if err := checkPages(f); err != nil {
+					return nil, errors.Join(err, f.Close())
+				}
+				if err := checkTree(f); err != nil {
+					return nil, errors.Join(err, f.Close())
+				}
+				return f, nil
+			},
+		})
+		return err
+	})
+	if errors.Is(err, bbolterrors.ErrTimeout) {
+		err = errors.New("a daemon has it open: copy the file and open the copy")
+	}
+	if err == nil {
+		if err = r.checkBuckets(); err != nil {
+			err = errors.Join(err, r.db.Close())
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open copy of a log %s: %w", path, err)
+	}
+	return r, nil
+}
+
+func (r *Raw) checkBuckets() error {
+	return r.view(func(tx *bbolt.Tx) error {
+		for _, name := range buckets {
+			if tx.Bucket(name) == nil {
+				return fmt.Errorf("it is no log: it has no bucket %s", name)
+			}
+		}
+		if format := tx.Bucket(metaBucket).Get(formatKey); len(format) != 1 || format[0] != audit.Format {
+			return fmt.Errorf("its format is %x, this program knows %d: use a newer program", format, audit.Format)
+		}
+		return tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
+			if !slices.ContainsFunc(buckets, func(b []byte) bool { return bytes.Equal(b, name) }) {
+				return fmt.Errorf("it has a bucket %q, which this program does not know", name)
+			}
+			return nil
+		})
+	})
+}
+
+func (r *Raw) view(read func(tx *bbolt.Tx) error) error {
+	return guard(func() error { return r.db.View(read) })
+}
+
+// Checkpoint returns the signed checkpoint, whoever signed it; nil if there is none.
+func (r *Raw) Checkpoint() (checkpoint []byte, err error) {
+	err = r.view(func(tx *bbolt.Tx) error {
+		checkpoint = bytes.Clone(tx.Bucket(metaBucket).Get(checkpointKey))
+		return nil
+	})
+	return checkpoint, err
+}
+
+// Records are the stored records, by key.
+func (r *Raw) Records() iter.Seq2[Row, error] { return r.rows(recordsBucket) }
+
+// Hashes are the stored hashes of the tree, by key.
+func (r *Raw) Hashes() iter.Seq2[Row, error] { return r.rows(hashesBucket) }
+
+// Blobs are the stored blobs, by key.
+func (r *Raw) Blobs() iter.Seq2[Row, error] { return r.rows(blobsBucket) }
+
+// Facts are the stored facts, also those that expired.
+func (r *Raw) Facts() iter.Seq2[RawFact, error] {
+	return func(yield func(RawFact, error) bool) {
+		for row, err := range r.rows(factsBucket) {
+			f := RawFact{Key: row.Key}
+			if err == nil {
+				f, err = rawFact(row)
+			}
+			if !yield(f, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+func rawFact(row Row) (RawFact, error) {
+	if len(row.Value) < 8 {
+		return RawFact{}, fmt.Errorf("the fact %q has no expiry", row.Key)
+	}
+	f := RawFact{Key: row.Key, Value: row.Value[8:]}
+	if expires := binary.BigEndian.Uint64(row.Value); expires != 0 {
+		f.Expires = time.Unix(int64(expires), 0)
+	}
+	return f, nil
+}
+
+// Blob returns the bytes stored under a digest, whatever they are; nil if there are none.
+func (r *Raw) Blob(digest [32]byte) (blob []byte, err error) {
+	err = r.view(func(tx *bbolt.Tx) error {
+		blob = bytes.Clone(tx.Bucket(blobsBucket).Get(digest[:]))
+		return nil
+	})
+	return blob, err
+}
+
+// CheckExpiries holds the list of what expires against the facts: what it names too early, a daemon would forget too early.
+func (r *Raw) CheckExpiries() error {
+	expiring := 0
+	for f, err := range r.Facts() {
+		if err != nil {
+			return err
+		}
+		if !f.Expires.IsZero() {
+			expiring++
+		}
+	}
+	for row, err := range r.rows(expiryBucket) {
+		if err != nil {
+			return err
+		}
+		if len(row.Key) < 8 || len(row.Value) != 0 {
+			return fmt.Errorf("the list of facts that expire has the entry %x, which is none", row.Key)
+		}
+		var stored []byte
+		if err := r.view(func(tx *bbolt.Tx) error {
+			stored = bytes.Clone(tx.Bucket(factsBucket).Get(row.Key[8:]))
+			return nil
+		}); err != nil {
+			return err
+		}
+		if len(stored) < 8 || !bytes.Equal(stored[:8], row.Key[:8]) {
+			return fmt.Errorf("the list of facts that expire says of the fact %q that it expires at %d, and it does not", row.Key[8:], binary.BigEndian.Uint64(row.Key))
+		}
+		expiring--
+	}
+	if expiring != 0 {
+		return fmt.Errorf("the list of facts that expire lacks %d of them", expiring)
+	}
+	return nil
+}
+
+// rows reads a bucket in order. What it yields is a copy: a page that faults must do so here.
+func (r *Raw) rows(bucket []byte) iter.Seq2[Row, error] {
+	return func(yield func(Row, error) bool) {
+		tx, err := r.db.Begin(false)
+		if err != nil {
+			yield(Row{}, err)
+			return
+		}
+		defer func() { _ = tx.Rollback() }() // of a transaction that only read
+		var c *bbolt.Cursor
+		for {
+			var row Row
+			if err := guard(func() error {
+				var k, v []byte
+				if c == nil {
+					c = tx.Bucket(bucket).Cursor()
+					k, v = c.First()
+				} else {
+					k, v = c.Next()
+				}
+				row = Row{bytes.Clone(k), bytes.Clone(v)}
+				return nil
+			}); err != nil {
+				yield(Row{}, err)
+				return
+			}
+			if row.Key == nil || !yield(row, nil) {
+				return
+			}
+		}
+	}
+}
+
+// Close closes the file.
+func (r *Raw) Close() error {
+	if err := r.db.Close(); err != nil {
+		return fmt.Errorf("close copy of a log %s: %w", r.path, err)
+	}
+	return nil
+}
