@@ -25,7 +25,7 @@ import (
 //	nonce/<id>/<nonce>                     New    index, 8 bytes    Decided, proven                    client time + 15 min
 //	token/<SHA-256 of token>               New    key digest        Decided, proven, workload          token expiry + 15 min
 //	token/<SHA-256 of token>               Same   key digest        Decided, proven, person, unbound   token expiry + 15 min
-//	bound/<id>/<auth_time, 8>/<key digest> Set    index, 8 bytes    Decided, proven, bound, auth_time; never
+//	bound/<id>/<auth_time, 8>/<key digest> Set    empty             Decided, proven, bound, auth_time; never
 //	                                                                SignInBound
 //	policy                                 Holds  policy ref        Decided, granted                   -
 //	authority/<name>/<SHA-256 of key>      Holds  "listed"          Decided, granted                   -

@@ -21,14 +21,14 @@ func loadAuthority(cfg *Config, name string, a AuthorityConfig) (*ca.Authority, 
 	}
 	var passphrase func() ([]byte, error)
 	if a.PassphraseFile != "" {
-		passphrase = func() ([]byte, error) { return readSecret(cfg, "passphrase_file", a.PassphraseFile) }
+		passphrase = func() ([]byte, error) { return readPrivate(cfg, "passphrase_file", a.PassphraseFile) }
 	}
 	return ca.LoadFile(name, cfg.path(a.Key), passphrase)
 }
 
-// readSecret returns what is in a file, or in a systemd credential, that a key of the configuration names. One newline at its end is
+// readPrivate returns what is in a file, or in a systemd credential, that a key of the configuration names. One newline at its end is
 // not part of it.
-func readSecret(cfg *Config, key, file string) ([]byte, error) {
+func readPrivate(cfg *Config, key, file string) ([]byte, error) {
 	path := cfg.path(file)
 	if name, ok := strings.CutPrefix(file, credentialPrefix); ok {
 		dir := os.Getenv("CREDENTIALS_DIRECTORY")

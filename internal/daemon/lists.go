@@ -210,7 +210,7 @@ func (l *lists) ask(ctx context.Context, f policy.Fetch) ([]string, error) {
 
 // token reads a token anew each time, so that it can be replaced.
 func (l *lists) token(t ListToken) (string, error) {
-	data, err := readSecret(l.cfg, "token_file", t.TokenFile)
+	data, err := readPrivate(l.cfg, "token_file", t.TokenFile)
 	if err != nil {
 		return "", fmt.Errorf("lists: %w", err)
 	}
