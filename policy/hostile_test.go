@@ -176,7 +176,7 @@ func TestHostileQuestions(t *testing.T) {
 				tt.change(&q)
 			}
 			var d ca.Decision
-			within(t, 4*time.Second, 1500, func() { d = decide(p, q) })
+			within(t, 8*time.Second, 1500, func() { d = decide(p, q) })
 			if d.Outcome != ca.Deny {
 				t.Fatalf("got %v by %q", d.Outcome, d.Rule)
 			}

@@ -39,7 +39,7 @@ func (n node) String() string {
 		"strict level": `claims.level.value() > 2`, "name": `claims.name == "$"`, "one group": `1 / size(identity.groups) == 1`,
 		"bound": `token.bound`, "emergency": `request.break_glass`, "login": `request.login == "$"`, "host": `request.host.startsWith("$")`,
 		"email": `identity.email.hasValue()`, "true": "true", "false": "false",
-		"fails": `1 / (size(identity.groups) - size(identity.groups)) == 1`,
+		"var": "vars.$", "fails": `1 / (size(identity.groups) - size(identity.groups)) == 1`,
 	}[n.op], "$", n.arg)
 }
 

@@ -134,9 +134,12 @@ var safeFailure = regexp.MustCompile(`^(the token has no claim [A-Za-z0-9_]+|the
 // A failure that quotes one value: a key that was looked up, or what a template made for the caller.
 var quotingFailure = regexp.MustCompile(`^(?:no such key: (.*)|logins gave (".*"): a login begins .*)$`)
 
+// varsBefore are the names of the vars in which something failed.
+var varsBefore = regexp.MustCompile(`^(vars\.[a-zA-Z0-9_]+: )+`)
+
 // toldFailure is why something could not be evaluated, if that says nothing of anybody else.
 func (a *asking) toldFailure(err error) string {
-	text := err.Error()
+	text := varsBefore.ReplaceAllString(err.Error(), "")
 	if safeFailure.MatchString(text) {
 		return text
 	}

@@ -78,6 +78,7 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		return err
 	}
 	defer d.verifier.Close()
+	defer d.lists.close()
 	stopSinks, err := d.startSinks(ctx, parts)
 	if err != nil {
 		return err
@@ -95,7 +96,6 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		}
 		defer wait()
 	}
-	defer d.lists.close()
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", cfg.Listen, err)

@@ -258,11 +258,11 @@ func (l *lists) of(rules ca.Rules) []ca.FetchedList {
 
 // status says how the lists of the policy in force fare, by name.
 func (l *lists) status() []listStatus {
-	now := l.cfg.Now()
+	now, wanted := l.cfg.Now(), l.policy().Fetches() // before the lock, which decisions need
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var out []listStatus
-	for _, f := range l.policy().Fetches() {
+	for _, f := range wanted {
 		s := listStatus{Name: f.Name, Age: -1, MaxAge: f.MaxAge}
 		if k := l.kept[sourceOf(f)]; k != nil {
 			if s.Err = k.err; !k.fetched.IsZero() {
