@@ -23,7 +23,7 @@ const (
 
 // Changed is one difference in meaning between two policies. Its JSON names are stable.
 type Changed struct {
-	// Part is "allow rule", "deny rule", "environment", "claim", "role", "limits" or "policy".
+	// Part is "allow rule", "deny rule", "environment", "claim", "list", "calendar", "var", "role", "limits" or "policy".
 	Part string `json:"part"`
 	// Name is that of the rule, environment, claim or role; empty for the others.
 	Name string `json:"name"`
@@ -99,13 +99,16 @@ const (
 	partLimits      = "limits"
 	partEnvironment = "environment"
 	partClaim       = "claim"
+	partList        = "list"
+	partCalendar    = "calendar"
+	partVar         = "var"
 	partDeny        = "deny rule"
 	partAllow       = "allow rule"
 	partRole        = "role"
 )
 
 func compareThings(a, b thing) int {
-	order := []string{partPolicy, partLimits, partEnvironment, partClaim, partDeny, partAllow, partRole}
+	order := []string{partPolicy, partLimits, partEnvironment, partClaim, partList, partCalendar, partVar, partDeny, partAllow, partRole}
 	return cmp.Or(cmp.Compare(slices.Index(order, a.part), slices.Index(order, b.part)), strings.Compare(a.name, b.name))
 }
 

@@ -17,6 +17,9 @@ limits: {max_ttl: 12h, never_logins: [root], keys: [ed25519, rsa>=3072]}
 environments:
   staging: {hosts: ["*.staging"]}
   prod: {hosts: ["*.prod", "*.live"], max_ttl: 2h, authority: prod}
+lists: {oncall: [alice@example.com, bob@example.com]}
+calendars: {office: {days: mon-fri, hours: 08:00-18:00}}
+vars: {dev: '"dev" in identity.groups'}
 deny:
 - {name: no-contractors, when: environment == "prod" && claims.contractor, message: Employees only.}
 allow:
@@ -47,7 +50,7 @@ func TestDiff(t *testing.T) {
 		{"no ceiling", "max_ttl: 2h, ", "", []string{"environment prod: max_ttl removed 2h (wider)"}},
 		{"one more login", "[deploy, readonly]", "[admin, readonly, deploy]", []string{"allow rule devs: logins added admin (wider)"}},
 		{"one login for another", "[deploy, readonly]", "[deploy, admin]", []string{"allow rule devs: logins readonly -> admin"}},
-		{"a part more in a condition", `"dev" in identity.groups`, `"dev" in identity.groups && token.bound`, []string{"allow rule devs: when added token.bound (narrower)"}},
+		{"a part more in a condition", `&& "dev" in identity.groups`, `&& "dev" in identity.groups && token.bound`, []string{"allow rule devs: when added token.bound (narrower)"}},
 		{"a part less in a condition of a deny rule", `environment == "prod" && claims.contractor`, "claims.contractor", []string{
 			`deny rule no-contractors: when removed environment == "prod" (narrower)`}},
 		{"a part more in a condition of a deny rule", `&& claims.contractor`, "&& claims.contractor && !token.bound", []string{
@@ -56,7 +59,14 @@ func TestDiff(t *testing.T) {
 			`role auditor: when added "audit" in identity.groups (wider)`}},
 		{"a side less of a part", `("sre" in identity.groups || token.bound)`, `token.bound`, []string{
 			`allow rule sre: when "sre" in identity.groups || token.bound -> token.bound (narrower)`}},
-		{"another condition", `"dev" in identity.groups`, `"ops" in identity.groups`, []string{
+		{"a list with another member", "lists: {oncall: [alice@example.com, bob@example.com]}", "lists: {oncall: [bob@example.com, carol@example.com]}", []string{
+			"list oncall: members alice@example.com -> carol@example.com"}},
+		{"a list in another order", "lists: {oncall: [alice@example.com, bob@example.com]}", "lists: {oncall: [bob@example.com, alice@example.com]}", nil},
+		{"a calendar", "calendars: {office: {days: mon-fri, hours: 08:00-18:00}}", "calendars: {office: {days: mon-sat, hours: 08:00-18:00, zone: Europe/Berlin}}", []string{
+			"calendar office: zone UTC -> Europe/Berlin", "calendar office: days added sat"}},
+		{"a shared condition", "vars: {dev: '\"dev\" in identity.groups'}", "vars: {dev: '\"dev\" in identity.groups || token.bound'}", []string{
+			`var dev: value "dev" in identity.groups -> "dev" in identity.groups || token.bound`}},
+		{"another condition", `&& "dev" in identity.groups`, `&& "ops" in identity.groups`, []string{
 			`allow rule devs: when "dev" in identity.groups -> "ops" in identity.groups`}},
 		{"no reason", "reason: true, ", "", []string{"allow rule sre: require.reason removed true (wider)"}},
 		{"an older sign-in", "15m", "1h", []string{"allow rule sre: require.login_within 15m -> 1h (wider)"}},

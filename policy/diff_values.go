@@ -38,11 +38,12 @@ const (
 	restrictions                  // a restriction that lists what it leaves open
 	conditions                    // the parts of an outermost &&
 	alternatives                  // the parts of an outermost ||
+	entries                       // a list of which nothing is certain: what asks for it may let in or refuse
 )
 
 // listed says whether only what came and went of the words is shown.
 func (v value) listed() bool {
-	return slices.Contains([]valueKind{moreOpens, moreCloses, restrictions, conditions, alternatives}, v.kind)
+	return slices.Contains([]valueKind{moreOpens, moreCloses, restrictions, conditions, alternatives, entries}, v.kind)
 }
 
 // joint is what stands between the words of a whole value.
@@ -80,7 +81,7 @@ func (v value) effect(is value) Effect {
 		return effectOf(is.amount > v.amount)
 	case (v.kind == bound || v.kind == restriction || v.kind == restrictions) && had != has:
 		return effectOf(!has)
-	case v.kind == restriction || v.kind == bound || v.kind == plainly:
+	case v.kind == restriction || v.kind == bound || v.kind == plainly || v.kind == entries:
 		return Uncertain
 	case !grew && !shrank:
 		return Uncertain
@@ -117,6 +118,17 @@ func (p *Policy) things() (map[thing][]value, error) {
 		out[thing{partClaim, c.name}] = v
 	}
 	var errs []error
+	for _, l := range p.lists {
+		out[thing{partList, l.name}] = l.values()
+	}
+	for _, c := range p.calendars {
+		out[thing{partCalendar, strings.TrimPrefix(c.name, "calendars.")}] = c.values()
+	}
+	for name, v := range d.vars {
+		text, err := p.lang.uniformText(v.value.node.Value)
+		errs = append(errs, err)
+		out[thing{partVar, name}] = []value{{field: "value", words: []string{text}}}
+	}
 	for _, r := range d.deny {
 		when, err := p.lang.conditionOf(r.whenItem.node.Value)
 		errs = append(errs, err)
@@ -208,6 +220,49 @@ func sorted(words []string) []string {
 	words = slices.Clone(words)
 	slices.Sort(words)
 	return slices.Compact(words)
+}
+
+// values are the fields of a list. What is fetched is not part of the policy.
+func (l list) values() []value {
+	members, from, age := value{field: "members", kind: entries}, value{field: "url"}, value{field: "max_age"}
+	if l.fetch == nil {
+		members.words = l.members()
+		return []value{members, from, age}
+	}
+	from.words = []string{l.fetch.URL}
+	for _, part := range []string{l.fetch.Field, l.fetch.Member} {
+		if part != "" {
+			from.words = append(from.words, part)
+		}
+	}
+	age.words = []string{shortDuration(l.fetch.MaxAge)}
+	return []value{members, from, age}
+}
+
+// values are the fields of a calendar.
+func (c *calendar) values() []value {
+	days, times, windows := value{field: "days", kind: entries}, value{field: "hours", kind: entries}, value{field: "windows", kind: entries}
+	for day, in := range c.days {
+		if in {
+			days.words = append(days.words, dayNames[day])
+		}
+	}
+	for _, h := range c.hours {
+		times.words = append(times.words, fmt.Sprintf("%02d:%02d-%02d:%02d", h.from/60, h.from%60, h.to/60, h.to%60))
+	}
+	for _, w := range c.windows {
+		windows.words = append(windows.words, w.from.Format("2006-01-02T15:04:05")+" to "+w.to.Format("2006-01-02T15:04:05"))
+	}
+	return []value{{field: "zone", words: []string{c.zone.String()}}, days, times, windows}
+}
+
+// uniformText brings an expression into the form of conditionOf.
+func (l *language) uniformText(text string) (string, error) {
+	parsed, issues := l.rules.Parse(text)
+	if issues.Err() != nil {
+		return "", fmt.Errorf("parse the expression again: %w", issues.Err())
+	}
+	return uniform(parsed.NativeRep().Expr(), parsed.NativeRep().SourceInfo())
 }
 
 // conditionOf brings a condition into one form: without layout and comments, the parts of && and || sorted, which changes neither

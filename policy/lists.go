@@ -144,6 +144,14 @@ type list struct {
 	fetch *Fetch
 }
 
+// members are those that stand in the policy, sorted.
+func (l list) members() []string {
+	if r, ok := l.value.(roster); ok {
+		return r.sorted
+	}
+	return nil
+}
+
 // roster is a list that finds a text without looking at all of them.
 type roster struct {
 	traits.Lister
