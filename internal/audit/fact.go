@@ -27,6 +27,9 @@ import (
 //	token/<SHA-256 of token>               Same   key digest        Decided, proven, person, unbound   token expiry + 15 min
 //	bound/<id>/<auth_time, 8>/<key digest> Set    index, 8 bytes    Decided, proven, bound, auth_time; never
 //	                                                                SignInBound
+//	restore/<epoch, 8 bytes>               New    statement         Restored                           never
+//	erased/<snapshot digest>               Set    index, 8 bytes    IdentityErased                     never
+//	snap/<id>                              Set    empty             IdentityErased                     never
 //	policy                                 Holds  policy ref        Decided, granted                   -
 //	authority/<name>/<SHA-256 of key>      Holds  "listed"          Decided, granted                   -
 //

@@ -114,6 +114,8 @@ func check(r *pb.Record) error {
 			return err
 		}
 		return checkCaller(a.GetCaller())
+	case *pb.Record_Restored, *pb.Record_IdentityErased, *pb.Record_BackupTaken:
+		return checkKept(r)
 	case nil:
 		return errors.New("it tells of no event")
 	}

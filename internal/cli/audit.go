@@ -14,7 +14,7 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return group("audit", "Read the log (for auditors and admins)", a.auditListCommand(), a.auditShowCommand(), a.auditTailCommand())
+	return group("audit", "Read and keep the log (for auditors and admins)", a.auditListCommand(), a.auditShowCommand(), a.auditTailCommand(), a.auditEraseCommand())
 }
 
 func (a *app) auditListCommand() *cobra.Command {

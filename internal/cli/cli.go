@@ -69,7 +69,7 @@ func (a *app) root() *cobra.Command {
 	complete(root, "output", "text", "json")
 	root.AddCommand(
 		a.loginCommand(), a.logoutCommand(), a.statusCommand(), a.sshCommand(), a.certCommand(), a.canCommand(),
-		a.setupCommand(), a.matchCommand(), a.doctorCommand(), a.auditCommand(), a.caCommand(), a.policyCommand(),
+		a.setupCommand(), a.matchCommand(), a.doctorCommand(), a.auditCommand(), a.caCommand(), a.policyCommand(), a.backupCommand(),
 		a.versionCommand(), a.manCommand(),
 	)
 	root.AddCommand(topics()...)

@@ -29,6 +29,7 @@ type Client struct {
 	conn    *grpc.ClientConn
 	certs   pb.CertificateServiceClient
 	audit   pb.AuditServiceClient
+	admin   pb.AdminServiceClient
 	// now is the clock.
 	now func() time.Time
 }
@@ -52,6 +53,7 @@ func Dial(ctx context.Context, address Address) (*Client, error) {
 		conn:    conn,
 		certs:   pb.NewCertificateServiceClient(conn),
 		audit:   pb.NewAuditServiceClient(conn),
+		admin:   pb.NewAdminServiceClient(conn),
 		now:     time.Now,
 	}
 	if err := c.connect(ctx); err != nil {

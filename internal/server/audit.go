@@ -180,7 +180,11 @@ func (s auditService) GetCheckpoint(ctx context.Context, _ *pb.GetCheckpointRequ
 	if err != nil {
 		return nil, err
 	}
-	return &pb.GetCheckpointResponse{Checkpoint: string(checkpoint), LogPublicKey: s.cfg.LogPublicKey}, nil
+	restores, err := store.Restores(ctx, s.cfg.Store)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.GetCheckpointResponse{Checkpoint: string(checkpoint), LogPublicKey: s.cfg.LogPublicKey, Restores: restores}, nil
 }
 
 // entry adds to a record the identity snapshot that it cites. An erased one is left out.
@@ -215,6 +219,10 @@ func callerOf(r *pb.Record) *pb.Caller {
 		return e.SignInBound.GetCaller()
 	case *pb.Record_PolicyAccepted:
 		return e.PolicyAccepted.GetCaller()
+	case *pb.Record_IdentityErased:
+		return e.IdentityErased.GetCaller()
+	case *pb.Record_BackupTaken:
+		return e.BackupTaken.GetCaller()
 	}
 	return nil
 }

@@ -9,15 +9,17 @@
 //	blobs         SHA-256                        the blob
 //	meta          "format", "checkpoint"         1; the newest signed checkpoint
 //
-// A commit is one transaction of all of these. bbolt writes the pages of a transaction, syncs, writes one of two meta pages, and
+// Beside it lies the head, see head.go. A commit is one transaction of all of these. bbolt writes the pages of a transaction, syncs, writes one of two meta pages, and
 // syncs again; only then is a record durable, is it shown to a reader, and does Append return.
 package bolt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -27,7 +29,6 @@ import (
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 	"go.etcd.io/bbolt"
-	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -63,6 +64,8 @@ type Config struct {
 	Now func() time.Time
 	// MaxBackward is how far the clock may be behind the newest record before the log refuses to go on. Default five minutes.
 	MaxBackward time.Duration
+	// Logger is told of what fails beside the commits. Default: nobody is.
+	Logger *slog.Logger
 }
 
 func (c *Config) check() error {
@@ -75,6 +78,9 @@ func (c *Config) check() error {
 	if c.MaxBackward == 0 {
 		c.MaxBackward = defaultMaxBackward
 	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
 	return nil
 }
 
@@ -85,12 +91,16 @@ type Store struct {
 	// id and verifier are those of the log that the file must hold: its name, and its public key.
 	id, verifier string
 	db           *bbolt.DB
+	file         os.FileInfo // of the file that is open
 
-	queue chan *call
-	stop  chan struct{} // closed by Close
-	done  chan struct{} // closed when the committer has ended
-	dead  chan struct{} // closed when the outcome of a commit is in doubt
-	close func() error
+	queue    chan *call
+	stop     chan struct{} // closed by Close
+	done     chan struct{} // closed when the committer has ended
+	headDone chan struct{} // closed when the keeper of the head has ended
+	dead     chan struct{} // closed when the outcome of a commit is in doubt
+	kill     sync.Once     // closes dead
+	close    func() error
+	copying  sync.Mutex // held while a backup is taken
 
 	// mu guards what is known to be durable.
 	mu      sync.Mutex
@@ -105,6 +115,8 @@ type head struct {
 	epoch uint32
 	// tx is the number of the transaction that wrote it.
 	tx int
+	// checkpoint is the signed one of this end.
+	checkpoint []byte
 }
 
 var _ store.Store = (*Store)(nil)
@@ -123,7 +135,7 @@ func Create(path string, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("create log %s: %w", path, err)
 	}
-	if err := errors.Join(s.begin(), syncDir(filepath.Dir(path))); err != nil {
+	if err := cmp.Or(s.begin(), syncDir(filepath.Dir(path)), s.writeHead()); err != nil {
 		return nil, errors.Join(fmt.Errorf("create log %s: %w", path, err), s.db.Close(), os.Remove(path))
 	}
 	s.start()
@@ -157,8 +169,8 @@ func (s *Store) createBuckets() error {
 }
 
 // Open opens a log that exists. It refuses a log of another key, one that a newer program wrote, one that another daemon has
-// open, and one whose end does not fit its signed checkpoint. If the outcome of the last commit was in doubt it first replaces
-// the file by a verified copy of itself.
+// open, one whose end does not fit its signed checkpoint, and one that is older than its head. If the outcome of the last commit was
+// in doubt it first replaces the file by a verified copy of itself.
 func Open(path string, cfg Config) (*Store, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
@@ -169,6 +181,9 @@ func Open(path string, cfg Config) (*Store, error) {
 	s, err := openExisting(path, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("open log %s: %w", path, err)
+	}
+	if err := cmp.Or(guard(s.verifyHead), removeLeft(path+backupSuffix)); err != nil {
+		return nil, errors.Join(fmt.Errorf("open log %s: %w", path, err), s.db.Close())
 	}
 	s.start()
 	return s, nil
@@ -203,11 +218,12 @@ func open(path string, cfg Config, openFile func(string, int, os.FileMode) (*os.
 		path: path,
 		cfg:  cfg,
 		id:   cfg.LogKey.ID(), verifier: cfg.LogKey.Verifier(),
-		queue:   make(chan *call, queueLength),
-		stop:    make(chan struct{}),
-		done:    make(chan struct{}),
-		dead:    make(chan struct{}),
-		changed: make(chan struct{}),
+		queue:    make(chan *call, queueLength),
+		stop:     make(chan struct{}),
+		done:     make(chan struct{}),
+		headDone: make(chan struct{}),
+		dead:     make(chan struct{}),
+		changed:  make(chan struct{}),
 	}
 	s.close = sync.OnceValue(s.shut)
 	err := guard(func() (err error) {
@@ -215,18 +231,38 @@ func open(path string, cfg Config, openFile func(string, int, os.FileMode) (*os.
 			Timeout:      lockTimeout,
 			FreelistType: bbolt.FreelistMapType,
 			PageSize:     pageSize,
-			OpenFile:     openFile,
+			OpenFile:     s.opener(openFile),
 			NoStatistics: true,
 		})
 		return err
 	})
-	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return nil, errors.New("another daemon has it open")
+	if err != nil {
+		return nil, taken(err)
 	}
-	return s, err
+	return s, nil
 }
 
-func (s *Store) start() { go s.committer() }
+// opener remembers which file it was that openFile opened. bbolt opens it once more for a backup, and that is a plain reading.
+func (s *Store) opener(openFile func(string, int, os.FileMode) (*os.File, error)) func(string, int, os.FileMode) (*os.File, error) {
+	return func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		if s.file != nil {
+			return os.OpenFile(name, os.O_RDONLY, 0)
+		}
+		f, err := openFile(name, flag, mode)
+		if err != nil {
+			return nil, err
+		}
+		if s.file, err = f.Stat(); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return f, nil
+	}
+}
+
+func (s *Store) start() {
+	go s.committer()
+	go s.keepHead()
+}
 
 // Close ends the committer, after the batch under way, and closes the file. Entries still waiting get ErrUnavailable.
 func (s *Store) Close() error { return s.close() }
@@ -234,6 +270,12 @@ func (s *Store) Close() error { return s.close() }
 func (s *Store) shut() error {
 	close(s.stop)
 	<-s.done
+	<-s.headDone
+	if !s.isDead() { // else there is no saying whether this is the log at the path
+		if err := s.writeHead(); err != nil {
+			s.cfg.Logger.Warn("the head of the log cannot be written: it lags behind", "error", err)
+		}
+	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close log %s: %w", s.path, err)
 	}

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -48,7 +49,10 @@ func (s *Store) verifyEnd() error {
 			}
 			index--
 		}
-		s.durable = head{size: checkpoint.Size, time: newest.GetTime().AsTime(), epoch: checkpoint.Epoch, tx: tx.ID()}
+		s.durable = head{
+			size: checkpoint.Size, time: newest.GetTime().AsTime(), epoch: checkpoint.Epoch, tx: tx.ID(),
+			checkpoint: bytes.Clone(tx.Bucket(metaBucket).Get(checkpointKey)),
+		}
 		return nil
 	})
 }

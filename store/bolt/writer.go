@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 	"go.etcd.io/bbolt"
 	"golang.org/x/mod/sumdb/tlog"
@@ -23,9 +24,11 @@ const (
 
 // writer adds entries to a transaction.
 type writer struct {
-	tx   *bbolt.Tx
-	key  *audit.LogKey
-	head head // the end of the log as the transaction has it; its time is that of the commit
+	tx  *bbolt.Tx
+	key *audit.LogKey // nil in a rebuild
+	// verifier is the public key of the log, for a rebuild.
+	verifier string
+	head     head // the end of the log as the transaction has it; its time is that of the commit
 	// pruning is how many expired facts may still be forgotten.
 	pruning int
 }
@@ -33,7 +36,11 @@ type writer struct {
 // append adds an entry, or fails and leaves the transaction as it was: everything is checked before anything is written.
 func (w *writer) append(e store.Entry) (uint64, error) {
 	slot := store.Slot{Index: w.head.size, Time: w.head.time, Epoch: w.head.epoch}
-	record, facts, err := build(e, slot)
+	record, parsed, err := build(e, slot)
+	if err != nil {
+		return 0, err
+	}
+	facts, err := audit.Facts(parsed)
 	if err != nil {
 		return 0, err
 	}
@@ -47,12 +54,12 @@ func (w *writer) append(e store.Entry) (uint64, error) {
 			return 0, &store.ConflictError{Key: bytes.Clone(f.Key), Value: bytes.Clone(stands)}
 		}
 	}
-	w.put(slot.Index, record, facts, e.Blobs)
+	w.put(slot.Index, record, facts, e.Blobs, audit.Erased(parsed))
 	return slot.Index, nil
 }
 
-// build makes the record of an entry and what follows from it. It may not bring the committer down.
-func build(e store.Entry, slot store.Slot) (record []byte, facts []audit.Fact, err error) {
+// build makes the record of an entry. It may not bring the committer down.
+func build(e store.Entry, slot store.Slot) (record []byte, r *pb.Record, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("build record %d: panic: %v", slot.Index, p)
@@ -66,20 +73,18 @@ func build(e store.Entry, slot store.Slot) (record []byte, facts []audit.Fact, e
 	if record, err = e.Build(slot); err != nil {
 		return nil, nil, fmt.Errorf("build record %d: %w", slot.Index, err)
 	}
-	r, err := audit.Parse(record)
-	if err != nil {
+	if r, err = audit.Parse(record); err != nil {
 		return nil, nil, fmt.Errorf("build record %d: %w", slot.Index, err)
 	}
 	if r.GetIndex() != slot.Index || r.GetEpoch() != slot.Epoch || !r.GetTime().AsTime().Equal(slot.Time) {
 		return nil, nil, fmt.Errorf("build record %d: it is for another slot", slot.Index)
 	}
-	facts, err = audit.Facts(r)
-	return record, facts, err
+	return record, r, nil
 }
 
 // put writes. An error here fails the batch, by panic: bbolt has none for keys and values like these, and half an entry must not
 // be committed.
-func (w *writer) put(index uint64, record []byte, facts []audit.Fact, blobs [][]byte) {
+func (w *writer) put(index uint64, record []byte, facts []audit.Fact, blobs, erased [][]byte) {
 	records, hashes := w.bucket(recordsBucket), w.bucket(hashesBucket)
 	records.FillPercent, hashes.FillPercent = fillPercent, fillPercent
 	must(records.Put(number(index), record))
@@ -94,12 +99,23 @@ func (w *writer) put(index uint64, record []byte, facts []audit.Fact, blobs [][]
 	}
 	for _, blob := range blobs {
 		digest := audit.Digest(blob)
-		if b := w.bucket(blobsBucket); b.Get(digest[:]) == nil {
-			must(b.Put(digest[:], blob))
+		if w.bucket(blobsBucket).Get(digest[:]) == nil {
+			must(putBlob(w.tx, digest[:], blob))
 		}
+	}
+	for _, digest := range erased {
+		must(w.bucket(blobsBucket).Delete(digest))
 	}
 	w.head.size = index + 1
 	w.pruning += 2
+}
+
+// putBlob stores a blob, unless it was erased: whoever was about to cite it when that happened still cites it, and nothing more.
+func putBlob(tx *bbolt.Tx, digest, blob []byte) error {
+	if tx.Bucket(factsBucket).Get(audit.ErasedFact(digest)) != nil {
+		return nil
+	}
+	return tx.Bucket(blobsBucket).Put(digest, blob)
 }
 
 func (w *writer) putFact(f audit.Fact) {
@@ -136,6 +152,7 @@ func (w *writer) finish() error {
 	if err != nil {
 		return err
 	}
+	w.head.checkpoint = checkpoint
 	return w.bucket(metaBucket).Put(checkpointKey, checkpoint)
 }
 

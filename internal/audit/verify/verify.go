@@ -54,7 +54,7 @@ func Log(records iter.Seq2[[]byte, error], checkpoint []byte, publicKey string) 
 		return nil, err
 	}
 	var tree treeHash
-	w := newWalk(c, publicKey)
+	w := newWalk(c, publicKey, &tree)
 	for record, err := range records {
 		if err != nil {
 			return nil, fmt.Errorf("read record %d: %w", tree.size, err)

@@ -597,7 +597,10 @@ type GetCheckpointResponse struct {
 	// C2SP tlog-checkpoint: a signed note.
 	Checkpoint string `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// Public key of the log in the format of signed notes.
-	LogPublicKey  string `protobuf:"bytes,2,opt,name=log_public_key,json=logPublicKey,proto3" json:"log_public_key,omitempty"`
+	LogPublicKey string `protobuf:"bytes,2,opt,name=log_public_key,json=logPublicKey,proto3" json:"log_public_key,omitempty"`
+	// What the log key says of each restore from a backup, oldest first: signed notes, see docs/keeping.md. Whoever knew a checkpoint
+	// that the log does not lead to any more finds here whether that is known.
+	Restores      []string `protobuf:"bytes,10,rep,name=restores,proto3" json:"restores,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -646,6 +649,13 @@ func (x *GetCheckpointResponse) GetLogPublicKey() string {
 	return ""
 }
 
+func (x *GetCheckpointResponse) GetRestores() []string {
+	if x != nil {
+		return x.Restores
+	}
+	return nil
+}
+
 var File_hallpass_v1_audit_proto protoreflect.FileDescriptor
 
 const file_hallpass_v1_audit_proto_rawDesc = "" +
@@ -690,12 +700,14 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x04last\x18\x02 \x01(\rR\x04last\"A\n" +
 	"\x15FollowRecordsResponse\x12(\n" +
 	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"\x16\n" +
-	"\x14GetCheckpointRequest\"]\n" +
+	"\x14GetCheckpointRequest\"y\n" +
 	"\x15GetCheckpointResponse\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\tR\n" +
 	"checkpoint\x12$\n" +
-	"\x0elog_public_key\x18\x02 \x01(\tR\flogPublicKey2\xde\x02\n" +
+	"\x0elog_public_key\x18\x02 \x01(\tR\flogPublicKey\x12\x1a\n" +
+	"\brestores\x18\n" +
+	" \x03(\tR\brestores2\xde\x02\n" +
 	"\fAuditService\x12J\n" +
 	"\tGetRecord\x12\x1d.hallpass.v1.GetRecordRequest\x1a\x1e.hallpass.v1.GetRecordResponse\x12P\n" +
 	"\vListRecords\x12\x1f.hallpass.v1.ListRecordsRequest\x1a .hallpass.v1.ListRecordsResponse\x12X\n" +
