@@ -40,7 +40,7 @@ type Backup struct {
 	Close func() error
 }
 
-// ErrBusy: the log is being copied for somebody else.
+// ErrBusy says that the log is being copied for somebody else.
 var ErrBusy = errors.New("a backup is under way")
 
 // snapshotBatch is how many records of a person are looked at in one go.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -249,7 +250,7 @@ func (r *Recorder) appendOf(ctx context.Context, id ca.Identity, event func(*pb.
 			return 0, err
 		}
 		entry := entryOf(event(audit.Caller(id, audit.Digest(snapshot))))
-		entry.Blobs, entry.Expect = [][]byte{snapshot}, append(versions, expect...)
+		entry.Blobs, entry.Expect = [][]byte{snapshot}, slices.Concat(versions, expect)
 		index, err := r.store.Append(ctx, entry)
 		if len(versions) > 0 && len(expect) == 0 && errors.Is(err, ErrExpect) {
 			continue
