@@ -43,6 +43,9 @@ type Backup struct {
 // ErrBusy says that the log is being copied for somebody else.
 var ErrBusy = errors.New("a backup is under way")
 
+// ErrNoRoom says that there is no room for a copy of the log, or that it would take what the log needs.
+var ErrNoRoom = errors.New("no room for a copy of the log")
+
 // snapshotBatch is how many records of a person are looked at in one go.
 const snapshotBatch = 500
 
@@ -96,9 +99,10 @@ func (r *Recorder) snapshots(ctx context.Context, issuer, subject string) ([][]b
 			if err != nil {
 				return nil, err
 			}
-			known = true
-			found[string(audit.CallerOf(record).GetSnapshot())] = true
 			before = &f.Index
+			if c := audit.CallerOf(record); c.GetIssuer() == issuer && c.GetSubject() == subject {
+				known, found[string(c.GetSnapshot())] = true, true
+			}
 		}
 		if len(records) < snapshotBatch {
 			break

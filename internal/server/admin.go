@@ -35,6 +35,9 @@ func (s adminService) Backup(_ *pb.BackupRequest, stream grpc.ServerStreamingSer
 	if errors.Is(err, store.ErrBusy) {
 		return ca.Errorf(ca.Conflict, "somebody else is taking a backup: try again when that is done")
 	}
+	if errors.Is(err, store.ErrNoRoom) {
+		return &ca.Error{Kind: ca.Unavailable, Message: err.Error() + ": make room on the machine of the CA", Err: err}
+	}
 	if err != nil {
 		return err
 	}

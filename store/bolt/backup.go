@@ -44,6 +44,9 @@ func (s *Store) backup(ctx context.Context) (*store.Backup, error) {
 		return errors.Join(f.Close(), removeLeft(path))
 	}
 	err = s.view(ctx, func(tx *bbolt.Tx, h head) error {
+		if err := checkSpace(path, tx.Size()); err != nil {
+			return err
+		}
 		b.Checkpoint = append([]byte{}, tx.Bucket(metaBucket).Get(checkpointKey)...)
 		b.Bytes, err = tx.WriteTo(&untilDone{ctx, f})
 		return err
