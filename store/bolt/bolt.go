@@ -92,6 +92,7 @@ type Store struct {
 	id, verifier string
 	db           *bbolt.DB
 	file         os.FileInfo // of the file that is open
+	mapped       int         // see mapSize
 
 	queue    chan *call
 	stop     chan struct{} // closed by Close
@@ -226,13 +227,16 @@ func open(path string, cfg Config, openFile func(string, int, os.FileMode) (*os.
 		changed:  make(chan struct{}),
 	}
 	s.close = sync.OnceValue(s.shut)
+	s.mapped = mapSize(path)
 	err := guard(func() (err error) {
 		s.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout:      lockTimeout,
 			FreelistType: bbolt.FreelistMapType,
 			PageSize:     pageSize,
 			OpenFile:     s.opener(openFile),
-			NoStatistics: true,
+
+			InitialMmapSize: s.mapped,
+			NoStatistics:    true,
 		})
 		return err
 	})
