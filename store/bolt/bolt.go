@@ -176,6 +176,7 @@ func Open(path string, cfg Config) (*Store, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
+	path = realPath(path)
 	if err := recoverSuspect(path, cfg); err != nil {
 		return nil, fmt.Errorf("open log %s, whose last write is in doubt: %w", path, err)
 	}

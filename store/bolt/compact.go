@@ -12,7 +12,7 @@ func Compact(path string, cfg Config) (before, after int64, err error) {
 	if err := cfg.check(); err != nil {
 		return 0, 0, fmt.Errorf("compact log: %w", err)
 	}
-	if before, after, err = compact(path, cfg); err != nil {
+	if before, after, err = compact(realPath(path), cfg); err != nil {
 		return 0, 0, fmt.Errorf("compact log %s: %w", path, err)
 	}
 	return before, after, nil

@@ -64,7 +64,7 @@ func (s *Store) keepHead() {
 		if end.size == written {
 			continue
 		}
-		if err := writeFile(s.path+headSuffix, end.checkpoint); err == nil {
+		if err := writeFile(s.path+headSuffix, s.path, end.checkpoint); err == nil {
 			written, failed = end.size, false
 		} else if !failed {
 			failed = true
@@ -86,7 +86,7 @@ func (s *Store) checkPlace() error {
 }
 
 // writeHead writes what is durable.
-func (s *Store) writeHead() error { return writeFile(s.path+headSuffix, s.end().checkpoint) }
+func (s *Store) writeHead() error { return writeFile(s.path+headSuffix, s.path, s.end().checkpoint) }
 
 // end returns the durable end of the log.
 func (s *Store) end() head {
@@ -95,15 +95,15 @@ func (s *Store) end() head {
 	return s.durable
 }
 
-// writeFile replaces a small file.
-func writeFile(path string, data []byte) error {
+// writeFile replaces a small file beside a log.
+func writeFile(path, log string, data []byte) error {
 	fresh := path + freshSuffix
 	f, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.Write(data)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+	if err = errors.Join(err, f.Sync(), f.Close(), keepOwner(fresh, log)); err != nil {
 		return errors.Join(err, os.Remove(fresh))
 	}
 	if err := os.Rename(fresh, path); err != nil {

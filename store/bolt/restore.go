@@ -75,7 +75,7 @@ func Restore(path string, cfg Config, r Restoring) (*Restored, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("restore log: %w", err)
 	}
-	out, err := restore(path, cfg, r)
+	out, err := restore(realPath(path), cfg, r)
 	if err != nil {
 		return nil, fmt.Errorf("restore log %s from %s: %w", path, r.From, err)
 	}

@@ -44,10 +44,22 @@ func taken(err error) error {
 
 // putInPlace puts the file fresh, which is synced, in the place of a log, in one step.
 func putInPlace(fresh, path string) error {
+	if err := keepOwner(fresh, path); err != nil {
+		return err
+	}
 	if err := os.Rename(fresh, path); err != nil {
 		return err
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// realPath follows links to the file that a log is in: what takes its place must not take that of a link, and what lies beside it lies
+// beside the file.
+func realPath(path string) string {
+	if followed, err := filepath.EvalSymlinks(path); err == nil {
+		return followed
+	}
+	return path
 }
 
 // keepAside gives a file a second name under which it stays when another takes its place. There is no moment in which the log is not
