@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"math/big"
 	"math/bits"
+	"sync"
 )
 
 // The field and the curve of RFC 8032 section 5.1: -x^2 + y^2 = 1 + d*x^2*y^2.
@@ -25,12 +26,42 @@ func fromHex(s string) *big.Int {
 	return n
 }
 
+// maxValidPoints bounds validPoints, in points of 32 bytes.
+const maxValidPoints = 4096
+
+// validPoints remembers points that passed, because every request asks about the same one three times, and people come back with
+// their keys. Whether a point is valid never changes.
+var validPoints = struct {
+	sync.Mutex // guards known
+	known      map[[32]byte]struct{}
+}{known: map[[32]byte]struct{}{}}
+
 // validEd25519 says whether b encodes a point of the curve, in the one encoding that RFC 8032 section 5.1.3 allows, and not one
 // of the eight for which anybody can sign.
 func validEd25519(b []byte) bool {
 	if len(b) != 32 {
 		return false
 	}
+	validPoints.Lock()
+	_, known := validPoints.known[[32]byte(b)]
+	validPoints.Unlock()
+	if known {
+		return true
+	}
+	if !isValidPoint(b) {
+		return false
+	}
+	validPoints.Lock()
+	defer validPoints.Unlock()
+	if len(validPoints.known) >= maxValidPoints {
+		clear(validPoints.known)
+	}
+	validPoints.known[[32]byte(b)] = struct{}{}
+	return true
+}
+
+// isValidPoint computes what validEd25519 remembers, of 32 bytes.
+func isValidPoint(b []byte) bool {
 	bigEndian := make([]byte, 32)
 	for i := range b {
 		bigEndian[31-i] = b[i]

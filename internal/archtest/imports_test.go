@@ -16,7 +16,7 @@ var layers = [][]string{
 	{"store"},
 	{
 		"policy", "store/*", "internal/idtoken", "internal/server", "internal/client", "internal/web", "internal/login",
-		"internal/agentkey", "internal/audit/verify",
+		"internal/agentkey", "internal/audit/verify", "internal/sink",
 	},
 	{"internal/daemon", "internal/cli"},
 	{"cmd/*"},

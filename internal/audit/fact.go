@@ -25,7 +25,7 @@ import (
 //	nonce/<id>/<nonce>                     New    index, 8 bytes    Decided, proven                    client time + 15 min
 //	token/<SHA-256 of token>               New    key digest        Decided, proven, workload          token expiry + 15 min
 //	token/<SHA-256 of token>               Same   key digest        Decided, proven, person, unbound   token expiry + 15 min
-//	bound/<id>/<auth_time, 8>/<key digest> Set    index, 8 bytes    Decided, proven, bound, auth_time; never
+//	bound/<id>/<auth_time, 8>/<key digest> Set    empty             Decided, proven, bound, auth_time; never
 //	                                                                SignInBound
 //	restore/<epoch, 8 bytes>               New    statement         Restored                           never
 //	erased/<snapshot digest>               Set    index, 8 bytes    IdentityErased                     never
@@ -42,6 +42,9 @@ type Fact struct {
 	// Expires is when the fact may be forgotten, in whole seconds; zero for never.
 	Expires time.Time
 }
+
+// FactsVersion is that of the function from records to facts. 1 had the index as the value of bound/.
+const FactsVersion = 2
 
 // FactRule says what must hold when a fact is written.
 type FactRule int

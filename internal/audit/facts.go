@@ -37,7 +37,7 @@ func Facts(r *pb.Record) ([]Fact, error) {
 		return callerFacts(e.AccessRefused.GetCaller(), r.GetIndex()), nil
 	case *pb.Record_SignInBound:
 		b := e.SignInBound
-		bound := boundFact(b.GetCaller(), b.GetToken(), b.GetKey(), r.GetIndex())
+		bound := boundFact(b.GetCaller(), b.GetToken(), b.GetKey())
 		return append(callerFacts(b.GetCaller(), r.GetIndex()), bound), nil
 	case *pb.Record_Restored:
 		return []Fact{{Key: RestoreFact(r.GetEpoch()), Value: []byte(e.Restored.GetStatement()), Rule: New}}, nil
@@ -79,7 +79,7 @@ func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
 		}
 		facts = append(facts, f)
 	case token.GetAuthTime() != nil:
-		facts = append(facts, boundFact(c, token, asked.GetKey(), index))
+		facts = append(facts, boundFact(c, token, asked.GetKey()))
 	}
 	if len(d.GetToBeSigned()) == 0 {
 		return facts, nil
@@ -94,10 +94,11 @@ func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
 	), nil
 }
 
-// boundFact says that a sign-in, told by its auth_time, belongs to a key.
-func boundFact(c *pb.Caller, token *pb.TokenFacts, key []byte, index uint64) Fact {
+// boundFact says that a sign-in, told by its auth_time, belongs to a key. It is the same in each record of the sign-in, so that it
+// is written once.
+func boundFact(c *pb.Caller, token *pb.TokenFacts, key []byte) Fact {
 	prefix := BoundPrefix(c.GetIssuer(), c.GetSubject(), token.GetAuthTime().AsTime())
-	return Fact{Key: append(prefix, key...), Value: number(index), Rule: Set}
+	return Fact{Key: append(prefix, key...), Value: []byte{}, Rule: Set}
 }
 
 // wholeSeconds is later than ts by d, rounded up.

@@ -95,24 +95,3 @@ func IdentityErased(admin *pb.Caller, issuer, subject string, snapshots [][]byte
 func BackupTaken(admin *pb.Caller, sourceIP string, records uint64) *Event {
 	return &Event{Event: &pb.Record_BackupTaken{BackupTaken: &pb.BackupTaken{Caller: admin, SourceIp: Text(sourceIP), Records: records}}}
 }
-
-// CallerOf returns who a record is about, nil if about nobody.
-func CallerOf(r *pb.Record) *pb.Caller {
-	switch e := r.GetEvent().(type) {
-	case *pb.Record_Decided:
-		return e.Decided.GetCaller()
-	case *pb.Record_RefusalsCounted:
-		return e.RefusalsCounted.GetCaller()
-	case *pb.Record_AccessRefused:
-		return e.AccessRefused.GetCaller()
-	case *pb.Record_SignInBound:
-		return e.SignInBound.GetCaller()
-	case *pb.Record_PolicyAccepted:
-		return e.PolicyAccepted.GetCaller()
-	case *pb.Record_IdentityErased:
-		return e.IdentityErased.GetCaller()
-	case *pb.Record_BackupTaken:
-		return e.BackupTaken.GetCaller()
-	}
-	return nil
-}

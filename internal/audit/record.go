@@ -199,3 +199,24 @@ func known(m protoreflect.Message) error {
 	})
 	return err
 }
+
+// CallerOf returns the caller that a record is about, or nil.
+func CallerOf(r *pb.Record) *pb.Caller {
+	switch e := r.GetEvent().(type) {
+	case *pb.Record_Decided:
+		return e.Decided.GetCaller()
+	case *pb.Record_RefusalsCounted:
+		return e.RefusalsCounted.GetCaller()
+	case *pb.Record_AccessRefused:
+		return e.AccessRefused.GetCaller()
+	case *pb.Record_SignInBound:
+		return e.SignInBound.GetCaller()
+	case *pb.Record_PolicyAccepted:
+		return e.PolicyAccepted.GetCaller()
+	case *pb.Record_IdentityErased:
+		return e.IdentityErased.GetCaller()
+	case *pb.Record_BackupTaken:
+		return e.BackupTaken.GetCaller()
+	}
+	return nil
+}

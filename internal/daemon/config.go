@@ -33,6 +33,8 @@ type Config struct {
 	Limits      LimitsConfig               `yaml:"limits"`
 	// Issuers are where people and workloads get their ID tokens; at least one.
 	Issuers []IssuerConfig `yaml:"issuers"`
+	// Sinks are where the log is sent, besides.
+	Sinks []SinkConfig `yaml:"sinks"`
 
 	// Now is the clock of everything that the daemon does; default time.Now.
 	Now func() time.Time `yaml:"-"`
@@ -109,6 +111,66 @@ type IssuerConfig struct {
 	Insecure bool `yaml:"insecure"`
 }
 
+// SinkConfig is one place that the log is sent to: exactly one of File, Syslog, Webhook and OTLP.
+type SinkConfig struct {
+	// Name is short and unique.
+	Name string `yaml:"name"`
+	// File is a file of JSON lines; it is put aside when it has MaxMegabytes (default 100), and the newest Keep of those stay
+	// (default all).
+	File         string `yaml:"file"`
+	MaxMegabytes int    `yaml:"max_megabytes"`
+	Keep         int    `yaml:"keep"`
+	// Syslog is tls://host:port, tcp://host:port or unixgram:///path.
+	Syslog string `yaml:"syslog"`
+	// Webhook is an https URL. KeyFile holds the key of its signatures.
+	Webhook string `yaml:"webhook"`
+	KeyFile string `yaml:"key_file"`
+	// OTLP is an https URL, usually .../v1/logs. TokenFile holds a bearer token for it; default none.
+	OTLP      string `yaml:"otlp"`
+	TokenFile string `yaml:"token_file"`
+	// CAFile holds the roots that the TLS certificate of the target chains to; default: those of the system.
+	CAFile string `yaml:"ca_file"`
+	// Insecure allows plain http, to a loopback address only.
+	Insecure bool `yaml:"insecure"`
+}
+
+// kinds are those of its fields that say where to send to, and are set.
+func (s SinkConfig) kinds() []string {
+	var set []string
+	for _, field := range []struct{ name, value string }{{"file", s.File}, {"syslog", s.Syslog}, {"webhook", s.Webhook}, {"otlp", s.OTLP}} {
+		if field.value != "" {
+			set = append(set, field.name)
+		}
+	}
+	return set
+}
+
+// validate says what is wrong with a sink.
+func (s SinkConfig) validate() error {
+	kinds := s.kinds()
+	if len(kinds) != 1 {
+		return errors.New("give one of file, syslog, webhook and otlp")
+	}
+	for _, field := range []struct {
+		name, of string
+		set      bool
+	}{
+		{"max_megabytes", "file", s.MaxMegabytes != 0}, {"keep", "file", s.Keep != 0}, {"key_file", "webhook", s.KeyFile != ""},
+		{"token_file", "otlp", s.TokenFile != ""},
+	} {
+		if field.set && field.of != kinds[0] {
+			return fmt.Errorf("%s belongs to a sink with %s", field.name, field.of)
+		}
+	}
+	switch {
+	case s.MaxMegabytes < 0 || s.Keep < 0:
+		return errors.New("max_megabytes and keep cannot be negative")
+	case s.Webhook != "" && s.KeyFile == "":
+		return errors.New("a webhook needs key_file: without a signature its receiver would believe anybody")
+	}
+	return nil
+}
+
 var defaultScopes = []string{"openid", "email", "profile", "groups", "offline_access"}
 
 // LoadConfig reads and checks a configuration file. It reports every unknown key with its line.
@@ -166,6 +228,14 @@ func (c *Config) validate() error {
 		names = append(names, i.Name)
 		require(i.Kind == "" || i.Kind == "person" || i.Kind == "workload", "issuers.%s: kind %q is neither person nor workload", i.Name, i.Kind)
 		require(i.ClientID != "", "issuers.%s: client_id is required: the audience of its ID tokens", i.Name)
+	}
+	names = nil
+	for _, s := range c.Sinks {
+		require(validName(s.Name), "sinks: %q is not a name: use lower-case letters, digits and -", s.Name)
+		require(!slices.Contains(names, s.Name), "sinks: two are named %q", s.Name)
+		names = append(names, s.Name)
+		err := s.validate()
+		require(err == nil, "sinks.%s: %w", s.Name, err)
 	}
 	return errors.Join(errs...)
 }

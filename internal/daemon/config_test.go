@@ -100,6 +100,11 @@ func files(t *testing.T, dir string) map[string]string {
 	return all
 }
 
+// sinkOf adds a sink to the configuration.
+func sinkOf(fields string) func(t *testing.T, dir string) {
+	return func(t *testing.T, dir string) { edit(t, dir, "policy:", "sinks: [{name: s, "+fields+"}]\npolicy:") }
+}
+
 // Each mistake keeps the daemon from starting, with an error that names the file or the field, and nothing is changed.
 func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 	at := func(dir, name string) string { return filepath.Join(dir, name) }
@@ -111,6 +116,25 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 		{"an unknown key", func(t *testing.T, dir string) { edit(t, dir, "policy:", "polcy: x\npolicy:") }, []string{"hallpassd.yaml", "line 1", "polcy"}},
 		{"a key given twice", func(t *testing.T, dir string) { edit(t, dir, "policy:", "listen: x\npolicy:") }, []string{"hallpassd.yaml", "listen"}},
 		{"an unknown key of an issuer", func(t *testing.T, dir string) { edit(t, dir, "  client_id:", "  clientid: x\n  client_id:") }, []string{"hallpassd.yaml", "line", "clientid"}},
+		{"a sink without a target", sinkOf("keep: 3"), []string{"sinks.s", "one of file, syslog, webhook and otlp"}},
+		{"a sink with two targets", sinkOf("file: a, otlp: https://x"), []string{"sinks.s", "one of"}},
+		{"a sink with a key of another kind", sinkOf("file: a, key_file: b"), []string{"sinks.s", "key_file belongs to a sink with webhook"}},
+		{"a webhook that nobody signs for", sinkOf("webhook: https://x"), []string{"sinks.s", "needs key_file"}},
+		{"a webhook whose key others can read", func(t *testing.T, dir string) {
+			write(t, at(dir, "hook"), strings.Repeat("k", 32))
+			chmod(t, at(dir, "hook"), 0o644)
+			sinkOf("webhook: https://x, key_file: hook")(t, dir)
+		}, []string{"sinks.s", "hook", "0644"}},
+		{"a webhook whose key is short", func(t *testing.T, dir string) {
+			write(t, at(dir, "hook"), "short\n")
+			sinkOf("webhook: https://x, key_file: hook")(t, dir)
+		}, []string{"sinks.s", "5 bytes", "at least 32"}},
+		{"a collector over plain http", sinkOf("otlp: http://collector.example.com"), []string{"sinks.s", "https://"}},
+		{"a syslog server without a port", sinkOf("syslog: tls://logs.example.com"), []string{"sinks.s", "tls://host:port"}},
+		{"a syslog server over udp", sinkOf("syslog: udp://127.0.0.1:514"), []string{"sinks.s", "tls, tcp or unixgram"}},
+		{"two sinks of one name", func(t *testing.T, dir string) {
+			edit(t, dir, "policy:", "sinks: [{name: s, file: a}, {name: s, file: b}]\npolicy:")
+		}, []string{"two are named", `"s"`}},
 		{"a second document", func(t *testing.T, dir string) { edit(t, dir, "policy:", "---\npolicy:") }, []string{"hallpassd.yaml"}},
 		{"no configuration", func(t *testing.T, dir string) { os.Remove(at(dir, daemon.ConfigName)) }, []string{"hallpassd.yaml", "hallpassd init"}},
 		{"an empty configuration", func(t *testing.T, dir string) { write(t, at(dir, daemon.ConfigName), "") }, []string{"hallpassd.yaml"}},

@@ -23,6 +23,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/idtoken"
 	"github.com/hallpass-ssh/hallpass/internal/server"
+	"github.com/hallpass-ssh/hallpass/internal/sink"
 	"github.com/hallpass-ssh/hallpass/internal/version"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
@@ -52,6 +53,7 @@ type daemon struct {
 	verifier *idtoken.Verifier
 	limiter  *server.Limiter
 	server   *server.Server
+	sinks    []*sink.Sink
 	unwell   map[string]bool // issuers that were reported as not usable, by name
 }
 
@@ -71,6 +73,11 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		return err
 	}
 	defer d.verifier.Close()
+	stopSinks, err := d.startSinks(ctx, parts)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopSinks()) }()
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fmt.Errorf("listen on %s: %w", cfg.Listen, err)
@@ -248,6 +255,7 @@ type parts struct {
 	verifier    *idtoken.Verifier
 	certificate tls.Certificate
 	serverNames []string
+	targets     map[string]sink.Target // of sinks, by name
 }
 
 // Check loads everything that cfg names, and the policy, without starting anything.
@@ -286,6 +294,9 @@ func load(cfg *Config) (*parts, error) {
 		}
 	}
 	if err := p.checkDistinct(); err != nil {
+		return nil, err
+	}
+	if p.targets, err = newTargets(cfg); err != nil {
 		return nil, err
 	}
 	p.verifier, err = newVerifier(cfg)

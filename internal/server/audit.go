@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 	"google.golang.org/grpc"
@@ -194,7 +195,7 @@ func (s auditService) entry(ctx context.Context, record []byte) (*pb.Entry, erro
 		return nil, &ca.Error{Kind: ca.Internal, Message: "parse record", Err: err}
 	}
 	entry := &pb.Entry{Record: record}
-	digest := callerOf(&r).GetSnapshot()
+	digest := audit.CallerOf(&r).GetSnapshot()
 	if len(digest) != 32 {
 		return entry, nil
 	}
@@ -204,25 +205,4 @@ func (s auditService) entry(ctx context.Context, record []byte) (*pb.Entry, erro
 	}
 	entry.Snapshot = snapshot
 	return entry, err
-}
-
-// callerOf returns the caller that a record is about, or nil.
-func callerOf(r *pb.Record) *pb.Caller {
-	switch e := r.GetEvent().(type) {
-	case *pb.Record_Decided:
-		return e.Decided.GetCaller()
-	case *pb.Record_RefusalsCounted:
-		return e.RefusalsCounted.GetCaller()
-	case *pb.Record_AccessRefused:
-		return e.AccessRefused.GetCaller()
-	case *pb.Record_SignInBound:
-		return e.SignInBound.GetCaller()
-	case *pb.Record_PolicyAccepted:
-		return e.PolicyAccepted.GetCaller()
-	case *pb.Record_IdentityErased:
-		return e.IdentityErased.GetCaller()
-	case *pb.Record_BackupTaken:
-		return e.BackupTaken.GetCaller()
-	}
-	return nil
 }

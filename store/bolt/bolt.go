@@ -8,6 +8,7 @@
 //	facts_expiry  expiry and key of the fact     nothing
 //	blobs         SHA-256                        the blob
 //	meta          "format", "checkpoint"         1; the newest signed checkpoint
+//	              "facts"                        version of the facts (audit.FactsVersion); 1 if it is missing
 //
 // Beside it lies the head, see head.go. A commit is one transaction of all of these. bbolt writes the pages of a transaction, syncs, writes one of two meta pages, and
 // syncs again; only then is a record durable, is it shown to a reader, and does Append return.
@@ -54,6 +55,7 @@ var (
 
 	formatKey     = []byte("format")
 	checkpointKey = []byte("checkpoint")
+	factsKey      = []byte("facts")
 )
 
 // Config is what a log needs.
@@ -165,6 +167,9 @@ func (s *Store) createBuckets() error {
 				return err
 			}
 		}
+		if err := tx.Bucket(metaBucket).Put(factsKey, []byte{audit.FactsVersion}); err != nil {
+			return err
+		}
 		return tx.Bucket(metaBucket).Put(formatKey, []byte{audit.Format})
 	})
 }
@@ -186,6 +191,9 @@ func Open(path string, cfg Config) (*Store, error) {
 	}
 	if err := cmp.Or(guard(s.verifyHead), removeLeft(path+backupSuffix)); err != nil {
 		return nil, errors.Join(fmt.Errorf("open log %s: %w", path, err), s.db.Close())
+	}
+	if s, err = s.migrated(); err != nil {
+		return nil, fmt.Errorf("open log %s: %w", path, err)
 	}
 	s.start()
 	return s, nil

@@ -31,16 +31,22 @@ func compact(path string, cfg Config) (before, after int64, err error) {
 	if err := guard(old.verifyHead); err != nil {
 		return 0, 0, err
 	}
-	fresh := path + freshSuffix
+	after, err = old.replace()
+	return old.file.Size(), after, err
+}
+
+// replace puts a fresh copy in the place of the file, and returns its size. The old one stays open.
+func (s *Store) replace() (int64, error) {
+	fresh := s.path + freshSuffix
 	if err := removeLeft(fresh); err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	if err := guard(func() error { return old.rebuild(fresh) }); err != nil {
-		return 0, 0, fmt.Errorf("copy it to %s: %w", fresh, err)
+	if err := guard(func() error { return s.rebuild(fresh) }); err != nil {
+		return 0, fmt.Errorf("copy it to %s: %w", fresh, err)
 	}
 	info, err := os.Stat(fresh)
 	if err != nil {
-		return 0, 0, err
+		return 0, err
 	}
-	return old.file.Size(), info.Size(), putInPlace(fresh, path)
+	return info.Size(), putInPlace(fresh, s.path)
 }

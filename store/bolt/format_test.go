@@ -18,6 +18,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
+	"go.etcd.io/bbolt"
 )
 
 // makeFormat writes testdata/format<N>.*, once for each format. A file that exists is never replaced: it is what a release wrote.
@@ -43,7 +44,7 @@ func TestEveryFormatIsRead(t *testing.T) {
 		t.Run(fmt.Sprint("format ", format), func(t *testing.T) {
 			path, cfg := unpack(t, format)
 			s := open(t, path, cfg)
-			storetest.Check(t, s)
+			storetest.Check(t, s) // if the facts differ: raise audit.FactsVersion
 			records := storetest.Records(t, s)
 			if got := fmt.Sprintf("%x", sha256.Sum256(bytes.Join(records, nil))); uint64(len(records)) != want.records || got != want.digest {
 				t.Errorf("it has %d records with the digest %s, want %d with %s", len(records), got, want.records, want.digest)
@@ -62,6 +63,19 @@ func TestEveryFormatIsRead(t *testing.T) {
 			s = open(t, path, cfg)
 			storetest.Check(t, s)
 		})
+	}
+}
+
+// TestNewerFactsAreRefused shows that an older program does not go on with facts that it does not understand.
+func TestNewerFactsAreRefused(t *testing.T) {
+	clock := storetest.NewClock()
+	cfg := newConfig(t, clock.Now)
+	path, _ := filled(t, cfg, clock)
+	edit(t, path, func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("meta")).Put([]byte("facts"), []byte{audit.FactsVersion + 1})
+	})
+	if _, err := bolt.Open(path, cfg); err == nil || !strings.Contains(err.Error(), "use a newer program") {
+		t.Errorf("error %v, want a refusal", err)
 	}
 }
 
