@@ -104,11 +104,12 @@ func (r *Recorder) AcceptPolicy(ctx context.Context, admin ca.Caller, revision, 
 	if !ok {
 		return errors.New("accept a policy: none is in force that it could replace")
 	}
-	return r.appendOf(ctx, admin.Identity, func(caller *pb.Caller) *audit.Event {
+	_, err = r.appendOf(ctx, admin.Identity, func(caller *pb.Caller) *audit.Event {
 		return &audit.Event{Event: &pb.Record_PolicyAccepted{PolicyAccepted: &pb.PolicyAccepted{
 			Caller: caller, Revision: revision, Previous: audit.Policy(inForce), Reason: audit.Text(reason),
 		}}}
 	})
+	return err
 }
 
 // Accepted says whether an admin let a commit replace this policy.

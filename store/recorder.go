@@ -1,9 +1,11 @@
 package store
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -25,7 +27,16 @@ func NewRecorder(s Store) *Recorder { return &Recorder{store: s} }
 
 // Record implements ca.Log. That a grant's policy is in force and its CA key is listed is settled by the facts of the record.
 func (r *Recorder) Record(ctx context.Context, a *ca.Attempt, build func(serial uint64) ([]byte, error)) (uint64, error) {
-	snapshot, err := r.snapshot(ctx, a.Caller.Identity)
+	for {
+		index, err := r.record(ctx, a, build)
+		if !errors.Is(err, errMeanwhile) {
+			return index, err
+		}
+	}
+}
+
+func (r *Recorder) record(ctx context.Context, a *ca.Attempt, build func(serial uint64) ([]byte, error)) (uint64, error) {
+	snapshot, expect, err := r.snapshot(ctx, a.Caller.Identity)
 	if err != nil {
 		return 0, unavailable(err)
 	}
@@ -44,7 +55,8 @@ func (r *Recorder) Record(ctx context.Context, a *ca.Attempt, build func(serial 
 			}
 			return slot.Marshal(audit.Decided(a, audit.Digest(snapshot), toBeSigned))
 		},
-		Blobs: blobs,
+		Blobs:  blobs,
+		Expect: expect,
 	})
 	switch conflict, ok := errors.AsType[*ConflictError](err); {
 	case err == nil:
@@ -57,6 +69,8 @@ func (r *Recorder) Record(ctx context.Context, a *ca.Attempt, build func(serial 
 		return 0, ca.ErrPolicyChanged
 	case ok:
 		return 0, &ca.Error{Kind: ca.Unavailable, Message: fmt.Sprintf("the CA key %q is not listed in the log", a.Authority), Err: err}
+	case errors.Is(err, ErrExpect):
+		return 0, errMeanwhile
 	case buildErr != nil && errors.Is(err, buildErr):
 		return 0, err
 	}
@@ -155,9 +169,10 @@ func (r *Recorder) ListAuthorityKey(ctx context.Context, name string, publicKey 
 
 // SignInBound implements ca.Log.
 func (r *Recorder) SignInBound(ctx context.Context, c ca.Caller, key [32]byte) error {
-	return r.appendOf(ctx, c.Identity, func(caller *pb.Caller) *audit.Event {
+	_, err := r.appendOf(ctx, c.Identity, func(caller *pb.Caller) *audit.Event {
 		return audit.SignInBound(caller, c.Token, key)
 	})
+	return err
 }
 
 // CountStrangers records how many calls had no verified identity, by what was wrong with them.
@@ -167,30 +182,37 @@ func (r *Recorder) CountStrangers(ctx context.Context, from, to time.Time, count
 
 // CountRefusals records how many requests of one identity were above the rate limit.
 func (r *Recorder) CountRefusals(ctx context.Context, c ca.Caller, from, to time.Time, n uint64) error {
-	return r.appendOf(ctx, c.Identity, func(caller *pb.Caller) *audit.Event {
+	_, err := r.appendOf(ctx, c.Identity, func(caller *pb.Caller) *audit.Event {
 		return audit.RefusalsCounted(caller, from, to, n)
 	})
+	return err
 }
 
 // RefuseAccess records that a known identity called a method which its role does not allow.
 func (r *Recorder) RefuseAccess(ctx context.Context, c ca.Caller, method, sourceIP string, policy ca.PolicyRef, refusal *ca.Error) error {
-	return r.appendOf(ctx, c.Identity, func(caller *pb.Caller) *audit.Event {
+	_, err := r.appendOf(ctx, c.Identity, func(caller *pb.Caller) *audit.Event {
 		return &audit.Event{Event: &pb.Record_AccessRefused{AccessRefused: &pb.AccessRefused{
 			Caller: caller, Method: audit.Text(method), SourceIp: audit.Text(sourceIP), Policy: audit.Policy(policy), Refusal: audit.Refusal(refusal),
 		}}}
 	})
+	return err
 }
 
 // appendOf appends the record of an event about an identity.
-func (r *Recorder) appendOf(ctx context.Context, id ca.Identity, event func(*pb.Caller) *audit.Event) error {
-	snapshot, err := r.snapshot(ctx, id)
-	if err != nil {
-		return err
+func (r *Recorder) appendOf(ctx context.Context, id ca.Identity, event func(*pb.Caller) *audit.Event, expect ...Version) (uint64, error) {
+	for {
+		snapshot, versions, err := r.snapshot(ctx, id)
+		if err != nil {
+			return 0, err
+		}
+		entry := entryOf(event(audit.Caller(id, audit.Digest(snapshot))))
+		entry.Blobs, entry.Expect = [][]byte{snapshot}, slices.Concat(versions, expect)
+		index, err := r.store.Append(ctx, entry)
+		if len(versions) > 0 && len(expect) == 0 && errors.Is(err, ErrExpect) {
+			continue
+		}
+		return index, err
 	}
-	entry := entryOf(event(audit.Caller(id, audit.Digest(snapshot))))
-	entry.Blobs = [][]byte{snapshot}
-	_, err = r.store.Append(ctx, entry)
-	return err
 }
 
 func (r *Recorder) append(ctx context.Context, event *audit.Event, expect ...Version) error {
@@ -200,19 +222,28 @@ func (r *Recorder) append(ctx context.Context, event *audit.Event, expect ...Ver
 	return err
 }
 
-// snapshot returns the blob for an identity: the one that the log has, if nothing changed.
-func (r *Recorder) snapshot(ctx context.Context, id ca.Identity) ([]byte, error) {
-	digest, err := r.value(ctx, string(audit.SnapshotFact(id.Issuer, id.Subject)))
+// errMeanwhile: the log got another snapshot of the identity, or erased the one it had, after it was looked up.
+var errMeanwhile = errors.New("another snapshot of the identity meanwhile")
+
+// snapshot returns the blob for an identity: the one that the log has, if nothing changed. A new one takes its salt from the one
+// before; that this is still the newest is expected at the commit, because one that was erased must not live on in the salt of another.
+func (r *Recorder) snapshot(ctx context.Context, id ca.Identity) ([]byte, []Version, error) {
+	key := audit.SnapshotFact(id.Issuer, id.Subject)
+	digest, err := r.value(ctx, string(key))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var earlier []byte
 	if len(digest) == 32 {
 		if earlier, err = r.store.Blob(ctx, [32]byte(digest)); err != nil && !errors.Is(err, ErrNotFound) {
-			return nil, fmt.Errorf("read identity snapshot: %w", err)
+			return nil, nil, fmt.Errorf("read identity snapshot: %w", err)
 		}
 	}
-	return audit.Snapshot(id, earlier)
+	snapshot, err := audit.Snapshot(id, earlier)
+	if err != nil || bytes.Equal(snapshot, earlier) {
+		return snapshot, nil, err
+	}
+	return snapshot, []Version{{Key: key, Value: digest}}, nil
 }
 
 // value returns that of a fact, nil if there is none.

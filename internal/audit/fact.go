@@ -29,6 +29,9 @@ import (
 //	token/<SHA-256 of token>               Same   key digest        Decided, proven, person, unbound   token expiry + 15 min
 //	bound/<id>/<auth_time, 8>/<key digest> Set    empty             Decided, proven, bound, auth_time; never
 //	                                                                SignInBound
+//	restore/<epoch, 8 bytes>               New    statement         Restored                           never
+//	erased/<snapshot digest>               Set    index, 8 bytes    IdentityErased                     never
+//	snap/<id>                              Set    empty             IdentityErased                     never
 //	policy                                 Holds  policy ref        Decided, granted                   -
 //	authority/<name>/<SHA-256 of key>      Holds  "listed"          Decided, granted                   -
 //
@@ -43,6 +46,9 @@ type Fact struct {
 	// Expires is when the fact may be forgotten, in whole seconds; zero for never.
 	Expires time.Time
 }
+
+// FactsVersion is that of the function from records to facts. 1 had the index as the value of bound/.
+const FactsVersion = 2
 
 // FactRule says what must hold when a fact is written.
 type FactRule int

@@ -42,6 +42,12 @@ func Facts(r *pb.Record) ([]Fact, error) {
 		b := e.SignInBound
 		bound := boundFact(b.GetCaller(), b.GetToken(), b.GetKey())
 		return append(callerFacts(b.GetCaller()), bound), nil
+	case *pb.Record_Restored:
+		return []Fact{{Key: RestoreFact(r.GetEpoch()), Value: []byte(e.Restored.GetStatement()), Rule: New}}, nil
+	case *pb.Record_IdentityErased:
+		return append(callerFacts(e.IdentityErased.GetCaller()), erasedFacts(e.IdentityErased, r.GetIndex())...), nil
+	case *pb.Record_BackupTaken:
+		return callerFacts(e.BackupTaken.GetCaller()), nil
 	case *pb.Record_SignatureFailed, *pb.Record_StrangersCounted:
 		return nil, nil
 	}

@@ -123,6 +123,8 @@ func check(r *pb.Record) error {
 			return err
 		}
 		return checkCaller(a.GetCaller())
+	case *pb.Record_Restored, *pb.Record_IdentityErased, *pb.Record_BackupTaken:
+		return checkKept(r)
 	case nil:
 		return errors.New("it tells of no event")
 	}
@@ -220,6 +222,10 @@ func CallerOf(r *pb.Record) *pb.Caller {
 		return e.SignInBound.GetCaller()
 	case *pb.Record_PolicyAccepted:
 		return e.PolicyAccepted.GetCaller()
+	case *pb.Record_IdentityErased:
+		return e.IdentityErased.GetCaller()
+	case *pb.Record_BackupTaken:
+		return e.BackupTaken.GetCaller()
 	}
 	return nil
 }

@@ -14,9 +14,9 @@ import (
 )
 
 func (a *app) auditCommand() *cobra.Command {
-	return group("audit", "Read the log, and prove it (for auditors and admins)", a.auditListCommand(), a.auditShowCommand(), a.auditTailCommand(),
+	return group("audit", "Read the log, prove it and keep it (for auditors and admins)", a.auditListCommand(), a.auditShowCommand(), a.auditTailCommand(),
 		a.auditVerifyCommand(), a.auditFindCertCommand(), a.auditCheckpointCommand(), a.auditConsistencyCommand(), a.auditProveCommand(),
-		a.auditKeyCommand())
+		a.auditKeyCommand(), a.auditEraseCommand())
 }
 
 func (a *app) auditListCommand() *cobra.Command {

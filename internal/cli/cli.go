@@ -70,6 +70,7 @@ func (a *app) root() *cobra.Command {
 	root.AddCommand(
 		a.loginCommand(), a.logoutCommand(), a.statusCommand(), a.sshCommand(), a.certCommand(), a.canCommand(),
 		a.setupCommand(), a.matchCommand(), a.doctorCommand(), a.auditCommand(), a.whyCommand(), a.caCommand(), a.policyCommand(),
+		a.backupCommand(),
 		a.versionCommand(), a.manCommand(),
 	)
 	root.AddCommand(topics()...)

@@ -96,6 +96,17 @@ func (r *recordJSON) describe(record *pb.Record, event protoreflect.Message) {
 	case *pb.PolicyAccepted:
 		r.Who = e.GetCaller().GetSubject()
 		r.Message = "accepted the policy " + short(e.GetRevision()) + ": " + e.GetReason()
+	case *pb.Restored:
+		r.Message = "went on from a backup, by " + e.GetBy()
+		if e.GetReason() != "" {
+			r.Message += ": " + e.GetReason()
+		}
+	case *pb.IdentityErased:
+		r.Who = e.GetCaller().GetSubject()
+		r.Message = fmt.Sprintf("erased %s of %s: %s", plural(len(e.GetSnapshots()), "snapshot"), e.GetSubject(), e.GetReason())
+	case *pb.BackupTaken:
+		r.Who = e.GetCaller().GetSubject()
+		r.Message = fmt.Sprintf("took a backup of %d records", e.GetRecords())
 	case *pb.AccessRefused:
 		r.Who = e.GetCaller().GetSubject()
 		r.Message = e.GetRefusal().GetMessage()

@@ -29,6 +29,7 @@ type Client struct {
 	conn    *grpc.ClientConn
 	certs   pb.CertificateServiceClient
 	audit   pb.AuditServiceClient
+	admin   pb.AdminServiceClient
 	// policies is the service of the policies that are and were in force.
 	policies pb.PolicyServiceClient
 	// now is the clock.
@@ -54,6 +55,7 @@ func Dial(ctx context.Context, address Address) (*Client, error) {
 		conn:    conn,
 		certs:   pb.NewCertificateServiceClient(conn),
 		audit:   pb.NewAuditServiceClient(conn),
+		admin:   pb.NewAdminServiceClient(conn),
 		now:     time.Now,
 
 		policies: pb.NewPolicyServiceClient(conn),

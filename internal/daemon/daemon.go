@@ -50,7 +50,7 @@ var notBefore = time.Date(2026, time.November, 1, 0, 0, 0, 0, time.UTC)
 type daemon struct {
 	cfg      *Config
 	logger   *slog.Logger
-	store    store.Store
+	store    *bolt.Store
 	recorder *store.Recorder
 	policy   *policyInForce
 	verifier *idtoken.Verifier
@@ -70,7 +70,8 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		return err
 	}
 	d := &daemon{cfg: cfg, logger: logger, unwell: map[string]bool{}}
-	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), bolt.Config{LogKey: parts.logKey, Now: cfg.Now, Uptime: cfg.Uptime}); err != nil {
+	logConfig := bolt.Config{LogKey: parts.logKey, Now: cfg.Now, Uptime: cfg.Uptime, Logger: logger}
+	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), logConfig); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.store.Close()) }()
@@ -149,6 +150,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		LogPublicKey: parts.logKey.Verifier(),
 		Discovery:    func() *pb.DiscoverResponse { return discovery(d.cfg, parts) },
 		Environments: d.environments, Role: d.role, RefuseAccess: d.recorder.RefuseAccess,
+		Backup: d.backup, EraseIdentity: d.recorder.EraseIdentity,
 		PolicyFiles: d.policy.files, ReloadPolicy: d.policy.reload, AcceptPolicy: d.policy.accept,
 		Now: d.cfg.Now, Logger: d.logger,
 	})
@@ -216,6 +218,14 @@ func (d *daemon) stop(served <-chan error) error {
 	defer cancel()
 	d.server.Shutdown(ctx)
 	return <-served
+}
+
+// backup records first: a copy of everything is worth a record, also if it does not arrive.
+func (d *daemon) backup(ctx context.Context, admin ca.Caller, sourceIP string) (*store.Backup, error) {
+	if err := d.recorder.BackupTaken(ctx, admin, sourceIP); err != nil {
+		return nil, err
+	}
+	return d.store.Backup(ctx)
 }
 
 // reportIssuers tells the operators which issuers began or ceased to be usable. Tokens of one that is not are refused.

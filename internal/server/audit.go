@@ -218,7 +218,11 @@ func (s auditService) GetCheckpoint(ctx context.Context, _ *pb.GetCheckpointRequ
 	if err != nil {
 		return nil, err
 	}
-	return &pb.GetCheckpointResponse{Checkpoint: string(checkpoint), LogPublicKey: s.cfg.LogPublicKey}, nil
+	restores, err := store.Restores(ctx, s.cfg.Store)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.GetCheckpointResponse{Checkpoint: string(checkpoint), LogPublicKey: s.cfg.LogPublicKey, Restores: restores}, nil
 }
 
 // entry adds to a record the blobs that it cites. An erased one is left out.

@@ -59,6 +59,9 @@ var methods = map[string]method{
 	pb.PolicyService_Reload_FullMethodName:        {callers: admin, records: "PolicyLoaded, PolicyRefused or nothing new; AccessRefused"},
 	pb.PolicyService_Accept_FullMethodName:        {callers: admin, records: "PolicyAccepted and PolicyLoaded; AccessRefused"},
 
+	pb.AdminService_Backup_FullMethodName:        {callers: admin, records: "BackupTaken; AccessRefused", lasting: true},
+	pb.AdminService_EraseIdentity_FullMethodName: {callers: admin, records: "IdentityErased or nothing new; AccessRefused"},
+
 	healthpb.Health_Check_FullMethodName: {callers: anybody, records: "nothing"},
 	healthpb.Health_List_FullMethodName:  {callers: anybody, records: "nothing"},
 	healthpb.Health_Watch_FullMethodName: {callers: nobody, records: "nothing"},

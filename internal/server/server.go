@@ -53,6 +53,10 @@ type Config struct {
 	ReloadPolicy func(ctx context.Context) (ref ca.PolicyRef, changed bool, err error)
 	// AcceptPolicy lets a commit come into force although history does not lead there, on the word of an admin.
 	AcceptPolicy func(ctx context.Context, admin ca.Caller, revision, reason string) (ca.PolicyRef, error)
+	// Backup records that an admin is given a copy of the log, and returns the copy.
+	Backup func(ctx context.Context, admin ca.Caller, sourceIP string) (*store.Backup, error)
+	// EraseIdentity erases the snapshots of a person on the word of an admin; see store.Recorder.
+	EraseIdentity func(ctx context.Context, admin ca.Caller, issuer, subject, reason string) (erased int, index uint64, err error)
 	// RefuseAccess records that a known identity was refused a method.
 	RefuseAccess func(ctx context.Context, caller ca.Caller, method, sourceIP string, policy ca.PolicyRef, refusal *ca.Error) error
 	// StrangerAge is how long a connection may last on which no identity was verified; default 30 seconds.
@@ -95,6 +99,7 @@ func New(cfg Config) *Server {
 	pb.RegisterCertificateServiceServer(s.grpc, certificateService{Server: s})
 	pb.RegisterAuditServiceServer(s.grpc, auditService{Server: s})
 	pb.RegisterPolicyServiceServer(s.grpc, policyService{Server: s})
+	pb.RegisterAdminServiceServer(s.grpc, adminService{Server: s})
 	healthpb.RegisterHealthServer(s.grpc, s.health)
 	return s
 }

@@ -9,16 +9,19 @@
 //	index         key of the fact                the value: those facts whose keys only ever grow (audit.Index)
 //	blobs         SHA-256                        the blob
 //	meta          "format", "checkpoint"         1; the newest signed checkpoint
+//	              "facts"                        version of the facts (audit.FactsVersion); 1 if it is missing
 //
-// A commit is one transaction of all of these. bbolt writes the pages of a transaction, syncs, writes one of two meta pages, and
+// Beside it lies the head, see head.go. A commit is one transaction of all of these. bbolt writes the pages of a transaction, syncs, writes one of two meta pages, and
 // syncs again; only then is a record durable, is it shown to a reader, and does Append return.
 package bolt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"sync"
@@ -28,7 +31,6 @@ import (
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 	"go.etcd.io/bbolt"
-	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 const (
@@ -57,6 +59,7 @@ var (
 
 	formatKey     = []byte("format")
 	checkpointKey = []byte("checkpoint")
+	factsKey      = []byte("facts")
 )
 
 // Config is what a log needs.
@@ -70,6 +73,8 @@ type Config struct {
 	// Uptime grows with time and cannot be set, from any beginning. If it is given, the log refuses to go on while the clock is
 	// more than a day ahead of where it should be since Open: a record of a wrong time would refuse all others until then.
 	Uptime func() time.Duration
+	// Logger is told of what fails beside the commits. Default: nobody is.
+	Logger *slog.Logger
 }
 
 func (c *Config) check() error {
@@ -81,6 +86,9 @@ func (c *Config) check() error {
 	}
 	if c.MaxBackward == 0 {
 		c.MaxBackward = defaultMaxBackward
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return nil
 }
@@ -95,12 +103,17 @@ type Store struct {
 	// The clock should be at opened once Uptime is at uptime.
 	opened time.Time
 	uptime time.Duration
+	file   os.FileInfo // of the file that is open
+	mapped int         // see mapSize
 
-	queue chan *call
-	stop  chan struct{} // closed by Close
-	done  chan struct{} // closed when the committer has ended
-	dead  chan struct{} // closed when the outcome of a commit is in doubt
-	close func() error
+	queue    chan *call
+	stop     chan struct{} // closed by Close
+	done     chan struct{} // closed when the committer has ended
+	headDone chan struct{} // closed when the keeper of the head has ended
+	dead     chan struct{} // closed when the outcome of a commit is in doubt
+	kill     sync.Once     // closes dead
+	close    func() error
+	copying  sync.Mutex // held while a backup is taken
 
 	// index is that of the newest records. It belongs to the committer, and is nil if it has to be read from the file.
 	index *audit.Index
@@ -118,6 +131,8 @@ type head struct {
 	epoch uint32
 	// tx is the number of the transaction that wrote it.
 	tx int
+	// checkpoint is the signed one of this end.
+	checkpoint []byte
 }
 
 var _ store.Store = (*Store)(nil)
@@ -137,7 +152,7 @@ func Create(path string, cfg Config) (*Store, error) {
 		return nil, fmt.Errorf("create log %s: %w", path, err)
 	}
 	s.watchClock()
-	if err := errors.Join(s.begin(), syncDir(filepath.Dir(path))); err != nil {
+	if err := cmp.Or(s.begin(), syncDir(filepath.Dir(path)), s.writeHead()); err != nil {
 		return nil, errors.Join(fmt.Errorf("create log %s: %w", path, err), s.db.Close(), os.Remove(path))
 	}
 	s.start()
@@ -166,22 +181,32 @@ func (s *Store) createBuckets() error {
 				return err
 			}
 		}
+		if err := tx.Bucket(metaBucket).Put(factsKey, []byte{audit.FactsVersion}); err != nil {
+			return err
+		}
 		return tx.Bucket(metaBucket).Put(formatKey, []byte{audit.Format})
 	})
 }
 
 // Open opens a log that exists. It refuses a log of another key, one that a newer program wrote, one that another daemon has
-// open, and one whose end does not fit its signed checkpoint. If the outcome of the last commit was in doubt it first replaces
-// the file by a verified copy of itself.
+// open, one whose end does not fit its signed checkpoint, and one that is older than its head. If the outcome of the last commit was
+// in doubt it first replaces the file by a verified copy of itself.
 func Open(path string, cfg Config) (*Store, error) {
 	if err := cfg.check(); err != nil {
 		return nil, fmt.Errorf("open log: %w", err)
 	}
+	path = realPath(path)
 	if err := recoverSuspect(path, cfg); err != nil {
 		return nil, fmt.Errorf("open log %s, whose last write is in doubt: %w", path, err)
 	}
 	s, err := openExisting(path, cfg)
 	if err != nil {
+		return nil, fmt.Errorf("open log %s: %w", path, err)
+	}
+	if err := cmp.Or(guard(s.verifyHead), removeLeft(path+backupSuffix)); err != nil {
+		return nil, errors.Join(fmt.Errorf("open log %s: %w", path, err), s.db.Close())
+	}
+	if s, err = s.migrated(); err != nil {
 		return nil, fmt.Errorf("open log %s: %w", path, err)
 	}
 	s.start()
@@ -218,30 +243,54 @@ func open(path string, cfg Config, openFile func(string, int, os.FileMode) (*os.
 		path: path,
 		cfg:  cfg,
 		id:   cfg.LogKey.ID(), verifier: cfg.LogKey.Verifier(),
-		queue:   make(chan *call, queueLength),
-		stop:    make(chan struct{}),
-		done:    make(chan struct{}),
-		dead:    make(chan struct{}),
-		changed: make(chan struct{}),
+		queue:    make(chan *call, queueLength),
+		stop:     make(chan struct{}),
+		done:     make(chan struct{}),
+		headDone: make(chan struct{}),
+		dead:     make(chan struct{}),
+		changed:  make(chan struct{}),
 	}
 	s.close = sync.OnceValue(s.shut)
+	s.mapped = mapSize(path)
 	err := guard(func() (err error) {
 		s.db, err = bbolt.Open(path, 0o600, &bbolt.Options{
 			Timeout:      lockTimeout,
 			FreelistType: bbolt.FreelistMapType,
 			PageSize:     pageSize,
-			OpenFile:     openFile,
-			NoStatistics: true,
+			OpenFile:     s.opener(openFile),
+
+			InitialMmapSize: s.mapped,
+			NoStatistics:    true,
 		})
 		return err
 	})
-	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return nil, errors.New("another daemon has it open")
+	if err != nil {
+		return nil, taken(err)
 	}
-	return s, err
+	return s, nil
 }
 
-func (s *Store) start() { go s.committer() }
+// opener remembers which file it was that openFile opened. bbolt opens it once more for a backup, and that is a plain reading.
+func (s *Store) opener(openFile func(string, int, os.FileMode) (*os.File, error)) func(string, int, os.FileMode) (*os.File, error) {
+	return func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		if s.file != nil {
+			return os.OpenFile(name, os.O_RDONLY, 0)
+		}
+		f, err := openFile(name, flag, mode)
+		if err != nil {
+			return nil, err
+		}
+		if s.file, err = f.Stat(); err != nil {
+			return nil, errors.Join(err, f.Close())
+		}
+		return f, nil
+	}
+}
+
+func (s *Store) start() {
+	go s.committer()
+	go s.keepHead()
+}
 
 // watchClock begins to hold the clock against Uptime.
 func (s *Store) watchClock() {
@@ -260,6 +309,12 @@ func (s *Store) Close() error { return s.close() }
 func (s *Store) shut() error {
 	close(s.stop)
 	<-s.done
+	<-s.headDone
+	if !s.isDead() { // else there is no saying whether this is the log at the path
+		if err := s.writeHead(); err != nil {
+			s.cfg.Logger.Warn("the head of the log cannot be written: it lags behind", "error", err)
+		}
+	}
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close log %s: %w", s.path, err)
 	}

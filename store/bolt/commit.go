@@ -91,6 +91,8 @@ func (s *Store) committer() {
 		select {
 		case <-s.stop:
 			return
+		case <-s.dead:
+			return
 		case c := <-s.queue:
 			if last > crowd {
 				runtime.Gosched() // those that the last commit answered are about to come again
@@ -228,11 +230,18 @@ func (s *Store) die(cause error) {
 	if os.WriteFile(s.path+suspectSuffix, []byte(note), 0o600) == nil {
 		_ = syncDir(filepath.Dir(s.path))
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	close(s.dead)
-	close(s.changed)
-	s.changed = make(chan struct{})
+	s.cease()
+}
+
+// cease makes sure that nothing is appended any more.
+func (s *Store) cease() {
+	s.kill.Do(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		close(s.dead)
+		close(s.changed)
+		s.changed = make(chan struct{})
+	})
 }
 
 // guard calls code that reads pages of the file: bbolt panics over what it cannot read, and a page that cannot be loaded is a

@@ -23,6 +23,7 @@ type commit struct {
 	name          string
 	before, after []byte
 	size          uint64 // of the log, after it
+	head          []byte // the newest that may lie beside the file until the commit is durable
 }
 
 // commits plays a scenario that goes through everything a commit can be, and returns what each commit did to the file.
@@ -39,6 +40,10 @@ func commits(t *testing.T, cfg bolt.Config, clock *storetest.Clock) []commit {
 	step := func(name string, do func() error) {
 		t.Helper()
 		before := read(t, path)
+		head, err := s.Checkpoint(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := do(); err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -46,7 +51,7 @@ func commits(t *testing.T, cfg bolt.Config, clock *storetest.Clock) []commit {
 		if err != nil {
 			t.Fatal(err)
 		}
-		done = append(done, commit{name, before, read(t, path), size})
+		done = append(done, commit{name, before, read(t, path), size, head})
 	}
 	step("a first grant", func() error { return grant("alice") })
 	step("a refusal", func() error {
@@ -122,6 +127,7 @@ func TestCrashAtEachWrite(t *testing.T) {
 			for _, suspect := range []bool{false, true} {
 				path := newPath(t)
 				write(t, path, file)
+				write(t, path+".head", c.head)
 				if suspect {
 					write(t, path+".suspect", nil)
 				}
@@ -179,6 +185,7 @@ func TestReadsOnlyWhatIsDurable(t *testing.T) {
 	c := commits(t, cfg, clock)[0]
 	path := newPath(t)
 	write(t, path, c.before)
+	write(t, path+".head", c.head)
 	s := open(t, path, cfg)
 	if got := len(storetest.Records(t, s)); uint64(got) != c.size-1 {
 		t.Fatalf("%d records before the commit, want %d", got, c.size-1)

@@ -41,7 +41,7 @@ func TestDamage(t *testing.T) {
 	clock := storetest.NewClock()
 	cfg := newConfig(t, clock.Now)
 	path, records := filled(t, cfg, clock)
-	good := read(t, path)
+	good, head := read(t, path), read(t, path+".head")
 	random := rand.New(rand.NewPCG(1, 2))
 	outcomes := map[string]int{}
 	var places []int
@@ -56,6 +56,7 @@ func TestDamage(t *testing.T) {
 		bad[at] ^= byte(1 + random.IntN(255))
 		damaged := newPath(t)
 		write(t, damaged, bad)
+		write(t, damaged+".head", head)
 		outcome, err := inspect(t, damaged, cfg, records)
 		if err != nil {
 			t.Errorf("byte %d: %v", at, err)
@@ -109,7 +110,7 @@ func TestOpenRefuses(t *testing.T) {
 	clock := storetest.NewClock()
 	cfg := newConfig(t, clock.Now)
 	path, _ := filled(t, cfg, clock)
-	good := read(t, path)
+	good, head := read(t, path), read(t, path+".head")
 	for _, tt := range []struct {
 		name string
 		make func(t *testing.T, path string) bolt.Config
@@ -126,11 +127,13 @@ func TestOpenRefuses(t *testing.T) {
 		}, "no log key"},
 		{"a log that another daemon has open", func(t *testing.T, path string) bolt.Config {
 			write(t, path, good)
+			write(t, path+".head", head)
 			open(t, path, cfg)
 			return cfg
 		}, "another daemon has it open"},
 		{"a log that another daemon has open, in doubt", func(t *testing.T, path string) bolt.Config {
 			write(t, path, good)
+			write(t, path+".head", head)
 			open(t, path, cfg)
 			write(t, path+".suspect", nil)
 			return cfg

@@ -14,12 +14,12 @@ import (
 
 // Size implements store.Store.
 func (s *Store) Size(ctx context.Context) (uint64, error) {
-	h, _, err := s.end(ctx)
+	h, _, err := s.watch(ctx)
 	return h.size, err
 }
 
-// end returns the durable end of the log, and a channel that is closed when it is another.
-func (s *Store) end(ctx context.Context) (head, <-chan struct{}, error) {
+// watch returns the durable end of the log, and a channel that is closed when it is another.
+func (s *Store) watch(ctx context.Context) (head, <-chan struct{}, error) {
 	if ctx.Err() != nil {
 		return head{}, nil, fmt.Errorf("read log: %w", context.Cause(ctx))
 	}
@@ -52,7 +52,7 @@ func (s *Store) view(ctx context.Context, read func(tx *bbolt.Tx, h head) error)
 // what the core signs again on the word of a reader must not vanish in a crash.
 func (s *Store) awaitDurable(ctx context.Context, tx *bbolt.Tx) (head, error) {
 	for {
-		h, changed, err := s.end(ctx)
+		h, changed, err := s.watch(ctx)
 		if err != nil {
 			return h, err
 		}
@@ -211,7 +211,7 @@ func (s *Store) Hashes(ctx context.Context, indexes []int64) ([]tlog.Hash, error
 // Wait implements store.Store. It ends with ErrInDoubt when the log dies and with ErrUnavailable when it is closed.
 func (s *Store) Wait(ctx context.Context, size uint64) error {
 	for {
-		h, changed, err := s.end(ctx)
+		h, changed, err := s.watch(ctx)
 		switch {
 		case err != nil:
 			return err

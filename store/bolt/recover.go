@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"go.etcd.io/bbolt"
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -35,19 +36,16 @@ func recoverSuspect(path string, cfg Config) error {
 		return err
 	}
 	defer old.db.Close()
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("remove what an earlier attempt left: %w", err)
+	if err := removeLeft(fresh); err != nil {
+		return err
 	}
 	if err := guard(func() error { return old.rebuild(fresh) }); err != nil {
 		return fmt.Errorf("copy it to %s: %w", fresh, err)
 	}
-	if err := os.Rename(fresh, path); err != nil {
+	if err := putInPlace(fresh, path); err != nil {
 		return err
 	}
-	if err := errors.Join(syncDir(filepath.Dir(path)), os.Remove(marker), syncDir(filepath.Dir(path))); err != nil {
-		return err
-	}
-	return nil
+	return errors.Join(os.Remove(marker), syncDir(filepath.Dir(path)))
 }
 
 // openSuspect lets a meta page be invalid: it may be the one whose write failed.
@@ -113,7 +111,7 @@ func (s *Store) copyRecords(from *bbolt.Tx, checkpoint audit.Checkpoint) error {
 	index := &audit.Index{}
 	for k != nil {
 		if err := s.db.Update(func(tx *bbolt.Tx) error {
-			w := writer{tx: tx, head: end, index: index}
+			w := writer{tx: tx, verifier: s.verifier, head: end, index: index}
 			for range rebuildBatch {
 				if k == nil {
 					break
@@ -155,13 +153,37 @@ func (w *writer) replay(record []byte) error {
 	if err != nil {
 		return err
 	}
+	if err := w.follows(r); err != nil {
+		return err
+	}
 	w.head.time, w.head.epoch = r.GetTime().AsTime(), r.GetEpoch()
 	for _, f := range facts {
 		if !f.Allows(w.value(f.Key)) {
 			return fmt.Errorf("record %d contradicts what stands: fact %q", r.GetIndex(), f.Key)
 		}
 	}
-	w.put(built{record, r, facts}, nil)
+	w.put(built{record, r, facts}, nil, nil)
+	return nil
+}
+
+// follows holds a record against the epoch that it comes in: only a restore begins another, as the log key said.
+func (w *writer) follows(r *pb.Record) error {
+	switch restored := r.GetRestored(); {
+	case restored == nil && r.GetEpoch() != w.head.epoch:
+		return fmt.Errorf("record %d is of epoch %d, and no restore began that", r.GetIndex(), r.GetEpoch())
+	case restored != nil:
+		said, err := audit.OpenRestore([]byte(restored.GetStatement()), w.verifier)
+		if err != nil {
+			return fmt.Errorf("record %d: %w", r.GetIndex(), err)
+		}
+		root, err := tlog.TreeHash(int64(w.head.size), hashReader(w.tx))
+		if err != nil {
+			return err
+		}
+		if said.Epoch != r.GetEpoch() || said.Base.Epoch != w.head.epoch || said.Base.Size != w.head.size || said.Base.Root != root {
+			return fmt.Errorf("record %d tells of a restore from another state than the one before it", r.GetIndex())
+		}
+	}
 	return nil
 }
 
@@ -177,7 +199,7 @@ func (s *Store) copyBlobs(from *bbolt.Tx) error {
 				if digest := audit.Digest(blob); string(digest[:]) != string(k) {
 					return fmt.Errorf("the blob %x is not what its name says: it was changed or damaged", k)
 				}
-				if err := tx.Bucket(blobsBucket).Put(k, blob); err != nil {
+				if err := putBlob(tx, k, blob); err != nil {
 					return err
 				}
 				k, blob = c.Next()

@@ -1,6 +1,7 @@
 package bolt
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -48,19 +49,24 @@ func (s *Store) verifyEnd() error {
 			}
 			index--
 		}
-		s.durable = head{size: checkpoint.Size, time: newest.GetTime().AsTime(), epoch: checkpoint.Epoch, tx: tx.ID()}
+		s.durable = head{
+			size: checkpoint.Size, time: newest.GetTime().AsTime(), epoch: checkpoint.Epoch, tx: tx.ID(),
+			checkpoint: bytes.Clone(tx.Bucket(metaBucket).Get(checkpointKey)),
+		}
 		return nil
 	})
 }
 
 // verifyOwner says whether the file is a log of ours, and returns what was signed of it.
 func (s *Store) verifyOwner(tx *bbolt.Tx) (audit.Checkpoint, error) {
+	meta := tx.Bucket(metaBucket)
 	for _, name := range buckets {
-		if tx.Bucket(name) == nil {
+		// Facts of an older program have no index; migrated makes them anew.
+		older := meta != nil && !bytes.Equal(meta.Get(factsKey), []byte{audit.FactsVersion})
+		if tx.Bucket(name) == nil && !(older && bytes.Equal(name, indexBucket)) {
 			return audit.Checkpoint{}, fmt.Errorf("it is no log: it has no bucket %s", name)
 		}
 	}
-	meta := tx.Bucket(metaBucket)
 	if format := meta.Get(formatKey); len(format) != 1 || format[0] != audit.Format {
 		return audit.Checkpoint{}, fmt.Errorf("its format is %x, this program knows %d: use a newer program", format, audit.Format)
 	}

@@ -24,9 +24,11 @@ const (
 
 // writer adds entries to a transaction.
 type writer struct {
-	tx   *bbolt.Tx
-	key  *audit.LogKey
-	head head // the end of the log as the transaction has it; its time is that of the commit
+	tx  *bbolt.Tx
+	key *audit.LogKey // nil in a rebuild
+	// verifier is the public key of the log, for a rebuild.
+	verifier string
+	head     head // the end of the log as the transaction has it; its time is that of the commit
 	// index is that of the records so far.
 	index *audit.Index
 	// pruning is how many expired facts may still be forgotten.
@@ -50,7 +52,7 @@ func (w *writer) append(e store.Entry) (uint64, error) {
 			return 0, &store.ConflictError{Key: bytes.Clone(f.Key), Value: bytes.Clone(stands)}
 		}
 	}
-	w.put(b, e.Blobs)
+	w.put(b, e.Blobs, audit.Erased(b.record))
 	return slot.Index, nil
 }
 
@@ -88,7 +90,7 @@ func build(e store.Entry, slot store.Slot) (b built, err error) {
 
 // put writes. An error here fails the batch, by panic: bbolt has none for keys and values like these, and half an entry must not
 // be committed.
-func (w *writer) put(b built, blobs [][]byte) {
+func (w *writer) put(b built, blobs, erased [][]byte) {
 	index := b.record.GetIndex()
 	records, hashes := w.bucket(recordsBucket), w.bucket(hashesBucket)
 	records.FillPercent, hashes.FillPercent = fillPercent, fillPercent
@@ -105,12 +107,23 @@ func (w *writer) put(b built, blobs [][]byte) {
 	w.putIndex(b.record)
 	for _, blob := range blobs {
 		digest := audit.Digest(blob)
-		if stored := w.bucket(blobsBucket); stored.Get(digest[:]) == nil {
-			must(stored.Put(digest[:], blob))
+		if w.bucket(blobsBucket).Get(digest[:]) == nil {
+			must(putBlob(w.tx, digest[:], blob))
 		}
+	}
+	for _, digest := range erased {
+		must(w.bucket(blobsBucket).Delete(digest))
 	}
 	w.head.size = index + 1
 	w.pruning += 2
+}
+
+// putBlob stores a blob, unless it was erased: whoever was about to cite it when that happened still cites it, and nothing more.
+func putBlob(tx *bbolt.Tx, digest, blob []byte) error {
+	if tx.Bucket(factsBucket).Get(audit.ErasedFact(digest)) != nil {
+		return nil
+	}
+	return tx.Bucket(blobsBucket).Put(digest, blob)
 }
 
 func (w *writer) putFact(f audit.Fact) {
@@ -147,6 +160,7 @@ func (w *writer) finish() error {
 	if err != nil {
 		return err
 	}
+	w.head.checkpoint = checkpoint
 	return w.bucket(metaBucket).Put(checkpointKey, checkpoint)
 }
 

@@ -61,6 +61,9 @@ func Run(t *testing.T, b Backend) {
 		{"facts are listed by prefix, descending", testFacts},
 		{"blobs are kept once and found by their digest", testBlobs},
 		{"each record is proven, and that the log only grows", testProofs},
+		{"an erased identity is gone, and comes back under another salt", testErase},
+		{"a snapshot that was erased meanwhile is not stored again", testEraseMeanwhile},
+		{"identities are erased while they ask", testEraseRace},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -128,6 +131,12 @@ func Check(t testing.TB, s store.Reader) {
 	}
 	for _, digest := range cited {
 		blob, err := s.Blob(ctx, digest)
+		if _, erased := facts[string(audit.ErasedFact(digest[:]))]; erased {
+			if !errors.Is(err, store.ErrNotFound) {
+				t.Errorf("a blob that was erased: error %v, want %v", err, store.ErrNotFound)
+			}
+			continue
+		}
 		if err != nil {
 			t.Errorf("a blob that a record cites: %v", err)
 		} else if audit.Digest(blob) != digest {

@@ -51,7 +51,8 @@ func Check(ctx context.Context, s Source) (*Summary, error) {
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel()
-	k := &checker{source: s, checkpoint: c, older: older, walk: newWalk(c, s.PublicKey), summary: Summary{Checkpoint: c}}
+	k := &checker{source: s, checkpoint: c, older: older, summary: Summary{Checkpoint: c}}
+	k.walk = newWalk(c, s.PublicKey, &k.tree)
 	k.projection.init()
 	if s.Hashes != nil {
 		k.hashes = newPuller(s.Hashes)

@@ -153,9 +153,23 @@ func TestDaemonThatLies(t *testing.T) {
 			c.edit(t, 5, func(r *pb.Record) { r.Time.Seconds -= 60 })
 		}, "before that of the record before"},
 		{"a record has no time", 5, func(t *testing.T, c *copied) { c.edit(t, 5, func(r *pb.Record) { r.Time = nil }) }, "time"},
-		{"the epoch falls", 5, func(t *testing.T, c *copied) {
+		{"an epoch begins without a restore", 4, func(t *testing.T, c *copied) {
 			c.edit(t, 4, func(r *pb.Record) { r.Epoch = 1 })
-		}, "comes after 1"},
+		}, "only a restore begins an epoch"},
+		{"an epoch begins by a restore of which the log key says nothing", 5, func(t *testing.T, c *copied) {
+			c.edit(t, 5, func(r *pb.Record) {
+				r.Epoch, r.Event = 1, &pb.Record_Restored{Restored: &pb.Restored{Statement: "hallpass restore v1\n"}}
+			})
+		}, "not signed by the log"},
+		{"an epoch begins by a restore from another state", 5, func(t *testing.T, c *copied) {
+			statement, err := c.key.SignRestore(audit.Restore{LogID: c.key.ID(), Epoch: 1, Base: audit.Checkpoint{LogID: c.key.ID(), Size: 5}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.edit(t, 5, func(r *pb.Record) {
+				r.Epoch, r.Event = 1, &pb.Record_Restored{Restored: &pb.Restored{Statement: string(statement)}}
+			})
+		}, "from another state"},
 		{"a record is of a newer version", 4, func(t *testing.T, c *copied) { c.edit(t, 4, func(r *pb.Record) { r.Version = 2 }) }, "version 2"},
 		{"a record tells of something unknown", 4, func(t *testing.T, c *copied) { c.edit(t, 4, func(r *pb.Record) { r.Event = nil }) }, "does not know"},
 		{"a record is none", 4, func(_ *testing.T, c *copied) { c.records[4] = []byte("none") }, "proto"},

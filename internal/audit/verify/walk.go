@@ -23,6 +23,7 @@ const (
 type walk struct {
 	checkpoint Checkpoint
 	publicKey  string
+	tree       *treeHash // of the records before
 	time       time.Time
 	epoch      uint32
 	// keys are the CA keys listed so far, by Authority and SSH wire format.
@@ -38,8 +39,8 @@ type walk struct {
 
 type authorityKey struct{ authority, key string }
 
-func newWalk(c Checkpoint, publicKey string) *walk {
-	return &walk{checkpoint: c, publicKey: publicKey, keys: map[authorityKey]bool{}, authorities: []string{""}}
+func newWalk(c Checkpoint, publicKey string, tree *treeHash) *walk {
+	return &walk{checkpoint: c, publicKey: publicKey, tree: tree, keys: map[authorityKey]bool{}, authorities: []string{""}}
 }
 
 // parsed is a record, and the certificate that it grants, if it does.
@@ -109,10 +110,15 @@ func (w *walk) step(place uint64, p parsed) error {
 		return errors.New("its time is none")
 	case r.GetTime().AsTime().Before(w.time):
 		return fmt.Errorf("its time %s is before that of the record before, %s", r.GetTime().AsTime(), w.time)
-	case r.GetEpoch() < w.epoch || place == 0 && r.GetEpoch() != 0:
-		return fmt.Errorf("its epoch %d comes after %d", r.GetEpoch(), w.epoch)
+	case r.GetEpoch() < w.epoch || r.GetEpoch() > w.epoch && r.GetRestored() == nil:
+		return fmt.Errorf("its epoch %d comes after %d, and only a restore begins an epoch", r.GetEpoch(), w.epoch)
 	case (place == 0) != (r.GetGenesis() != nil):
 		return fmt.Errorf("it is about %s: a log begins with its genesis, and has only one", eventName(r))
+	}
+	if restored := r.GetRestored(); restored != nil {
+		if err := w.restored(r.GetEpoch(), restored); err != nil {
+			return err
+		}
 	}
 	w.time, w.epoch = r.GetTime().AsTime(), r.GetEpoch()
 	w.grants = append(w.grants, 0)

@@ -725,7 +725,10 @@ type GetCheckpointResponse struct {
 	// C2SP tlog-checkpoint: a signed note.
 	Checkpoint string `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	// Public key of the log in the format of signed notes.
-	LogPublicKey  string `protobuf:"bytes,2,opt,name=log_public_key,json=logPublicKey,proto3" json:"log_public_key,omitempty"`
+	LogPublicKey string `protobuf:"bytes,2,opt,name=log_public_key,json=logPublicKey,proto3" json:"log_public_key,omitempty"`
+	// What the log key says of each restore from a backup, oldest first: signed notes, see docs/keeping.md. Whoever knew a checkpoint
+	// that the log does not lead to any more finds here whether that is known.
+	Restores      []string `protobuf:"bytes,10,rep,name=restores,proto3" json:"restores,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -772,6 +775,13 @@ func (x *GetCheckpointResponse) GetLogPublicKey() string {
 		return x.LogPublicKey
 	}
 	return ""
+}
+
+func (x *GetCheckpointResponse) GetRestores() []string {
+	if x != nil {
+		return x.Restores
+	}
+	return nil
 }
 
 // ProveConsistencyRequest names two sizes of the log.
@@ -1139,12 +1149,14 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\tsnapshots\x18\x01 \x03(\fR\tsnapshots\x12\x16\n" +
 	"\x06erased\x18\x02 \x01(\rR\x06erased\x12&\n" +
 	"\x0fnext_page_token\x18\x03 \x01(\tR\rnextPageToken\"\x16\n" +
-	"\x14GetCheckpointRequest\"]\n" +
+	"\x14GetCheckpointRequest\"y\n" +
 	"\x15GetCheckpointResponse\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\tR\n" +
 	"checkpoint\x12$\n" +
-	"\x0elog_public_key\x18\x02 \x01(\tR\flogPublicKey\"O\n" +
+	"\x0elog_public_key\x18\x02 \x01(\tR\flogPublicKey\x12\x1a\n" +
+	"\brestores\x18\n" +
+	" \x03(\tR\brestores\"O\n" +
 	"\x17ProveConsistencyRequest\x12\x19\n" +
 	"\bold_size\x18\x01 \x01(\x04R\aoldSize\x12\x19\n" +
 	"\bnew_size\x18\x02 \x01(\x04R\anewSize\"P\n" +

@@ -372,6 +372,9 @@ type Record struct {
 	//	*Record_AccessRefused
 	//	*Record_SignInBound
 	//	*Record_PolicyAccepted
+	//	*Record_Restored
+	//	*Record_IdentityErased
+	//	*Record_BackupTaken
 	Event         isRecord_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -541,6 +544,33 @@ func (x *Record) GetPolicyAccepted() *PolicyAccepted {
 	return nil
 }
 
+func (x *Record) GetRestored() *Restored {
+	if x != nil {
+		if x, ok := x.Event.(*Record_Restored); ok {
+			return x.Restored
+		}
+	}
+	return nil
+}
+
+func (x *Record) GetIdentityErased() *IdentityErased {
+	if x != nil {
+		if x, ok := x.Event.(*Record_IdentityErased); ok {
+			return x.IdentityErased
+		}
+	}
+	return nil
+}
+
+func (x *Record) GetBackupTaken() *BackupTaken {
+	if x != nil {
+		if x, ok := x.Event.(*Record_BackupTaken); ok {
+			return x.BackupTaken
+		}
+	}
+	return nil
+}
+
 type isRecord_Event interface {
 	isRecord_Event()
 }
@@ -600,6 +630,21 @@ type Record_PolicyAccepted struct {
 	PolicyAccepted *PolicyAccepted `protobuf:"bytes,26,opt,name=policy_accepted,json=policyAccepted,proto3,oneof"`
 }
 
+type Record_Restored struct {
+	// The log goes on from a backup. The only record that raises the epoch.
+	Restored *Restored `protobuf:"bytes,40,opt,name=restored,proto3,oneof"`
+}
+
+type Record_IdentityErased struct {
+	// Identity snapshots of one person that are erased from here on.
+	IdentityErased *IdentityErased `protobuf:"bytes,41,opt,name=identity_erased,json=identityErased,proto3,oneof"`
+}
+
+type Record_BackupTaken struct {
+	// A copy of the whole log that was handed out.
+	BackupTaken *BackupTaken `protobuf:"bytes,42,opt,name=backup_taken,json=backupTaken,proto3,oneof"`
+}
+
 func (*Record_Genesis) isRecord_Event() {}
 
 func (*Record_AuthorityKeyListed) isRecord_Event() {}
@@ -621,6 +666,12 @@ func (*Record_AccessRefused) isRecord_Event() {}
 func (*Record_SignInBound) isRecord_Event() {}
 
 func (*Record_PolicyAccepted) isRecord_Event() {}
+
+func (*Record_Restored) isRecord_Event() {}
+
+func (*Record_IdentityErased) isRecord_Event() {}
+
+func (*Record_BackupTaken) isRecord_Event() {}
 
 // Genesis begins a log and says who may extend it.
 type Genesis struct {
@@ -2633,11 +2684,223 @@ func (x *SignInBound) GetKey() []byte {
 	return nil
 }
 
+// Restored begins an epoch: the log was lost and goes on from a backup of it. Records after the backup, if there were any, are not
+// in the log.
+type Restored struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the log key says of it, for those who knew more of the log than the backup: a signed note, see docs/keeping.md.
+	Statement string `protobuf:"bytes,1,opt,name=statement,proto3" json:"statement,omitempty"`
+	// Why, in the words of whoever did it.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Account on the machine of the CA that did it, as "name (uid 0)".
+	By            string `protobuf:"bytes,3,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Restored) Reset() {
+	*x = Restored{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Restored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Restored) ProtoMessage() {}
+
+func (x *Restored) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Restored.ProtoReflect.Descriptor instead.
+func (*Restored) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *Restored) GetStatement() string {
+	if x != nil {
+		return x.Statement
+	}
+	return ""
+}
+
+func (x *Restored) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Restored) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+// IdentityErased says that the identity snapshots of one person are erased on request. Decisions that cite them can be proved to
+// have been made, and no longer be replayed.
+type IdentityErased struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The admin who did it.
+	Caller *Caller `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Issuer of the person whose snapshots they were.
+	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Subject at that issuer.
+	Subject string `protobuf:"bytes,3,opt,name=subject,proto3" json:"subject,omitempty"`
+	// SHA-256 of each snapshot, sorted.
+	Snapshots [][]byte `protobuf:"bytes,4,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	// Why.
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityErased) Reset() {
+	*x = IdentityErased{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityErased) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityErased) ProtoMessage() {}
+
+func (x *IdentityErased) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityErased.ProtoReflect.Descriptor instead.
+func (*IdentityErased) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *IdentityErased) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *IdentityErased) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *IdentityErased) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *IdentityErased) GetSnapshots() [][]byte {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+func (x *IdentityErased) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// BackupTaken says that somebody was given a copy of everything that is in the log.
+type BackupTaken struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The admin who asked for it.
+	Caller *Caller `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Address the call came from.
+	SourceIp string `protobuf:"bytes,2,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
+	// How many records the log had, without this one.
+	Records       uint64 `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupTaken) Reset() {
+	*x = BackupTaken{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupTaken) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupTaken) ProtoMessage() {}
+
+func (x *BackupTaken) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupTaken.ProtoReflect.Descriptor instead.
+func (*BackupTaken) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *BackupTaken) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *BackupTaken) GetSourceIp() string {
+	if x != nil {
+		return x.SourceIp
+	}
+	return ""
+}
+
+func (x *BackupTaken) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
 var File_hallpass_v1_record_proto protoreflect.FileDescriptor
 
 const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x18hallpass/v1/record.proto\x12\vhallpass.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf8\x06\n" +
+	"\x18hallpass/v1/record.proto\x12\vhallpass.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\b\n" +
 	"\x06Record\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12.\n" +
@@ -2653,7 +2916,10 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\x10refusals_counted\x18\x17 \x01(\v2\x1c.hallpass.v1.RefusalsCountedH\x00R\x0frefusalsCounted\x12C\n" +
 	"\x0eaccess_refused\x18\x18 \x01(\v2\x1a.hallpass.v1.AccessRefusedH\x00R\raccessRefused\x12>\n" +
 	"\rsign_in_bound\x18\x19 \x01(\v2\x18.hallpass.v1.SignInBoundH\x00R\vsignInBound\x12F\n" +
-	"\x0fpolicy_accepted\x18\x1a \x01(\v2\x1b.hallpass.v1.PolicyAcceptedH\x00R\x0epolicyAcceptedB\a\n" +
+	"\x0fpolicy_accepted\x18\x1a \x01(\v2\x1b.hallpass.v1.PolicyAcceptedH\x00R\x0epolicyAccepted\x123\n" +
+	"\brestored\x18( \x01(\v2\x15.hallpass.v1.RestoredH\x00R\brestored\x12F\n" +
+	"\x0fidentity_erased\x18) \x01(\v2\x1b.hallpass.v1.IdentityErasedH\x00R\x0eidentityErased\x12=\n" +
+	"\fbackup_taken\x18* \x01(\v2\x18.hallpass.v1.BackupTakenH\x00R\vbackupTakenB\a\n" +
 	"\x05event\"^\n" +
 	"\aGenesis\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\x12$\n" +
@@ -2805,7 +3071,21 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\vSignInBound\x12+\n" +
 	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12-\n" +
 	"\x05token\x18\x02 \x01(\v2\x17.hallpass.v1.TokenFactsR\x05token\x12\x10\n" +
-	"\x03key\x18\x03 \x01(\fR\x03key*\xa0\x02\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\"P\n" +
+	"\bRestored\x12\x1c\n" +
+	"\tstatement\x18\x01 \x01(\tR\tstatement\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02by\x18\x03 \x01(\tR\x02by\"\xa5\x01\n" +
+	"\x0eIdentityErased\x12+\n" +
+	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12\x16\n" +
+	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x18\n" +
+	"\asubject\x18\x03 \x01(\tR\asubject\x12\x1c\n" +
+	"\tsnapshots\x18\x04 \x03(\fR\tsnapshots\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"q\n" +
+	"\vBackupTaken\x12+\n" +
+	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12\x1b\n" +
+	"\tsource_ip\x18\x02 \x01(\tR\bsourceIp\x12\x18\n" +
+	"\arecords\x18\x03 \x01(\x04R\arecords*\xa0\x02\n" +
 	"\vPolicyFault\x12\x1c\n" +
 	"\x18POLICY_FAULT_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17POLICY_FAULT_UNREADABLE\x10\x01\x12\x17\n" +
@@ -2855,7 +3135,7 @@ func file_hallpass_v1_record_proto_rawDescGZIP() []byte {
 }
 
 var file_hallpass_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_hallpass_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_hallpass_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_hallpass_v1_record_proto_goTypes = []any{
 	(PolicyFault)(0),              // 0: hallpass.v1.PolicyFault
 	(CallerKind)(0),               // 1: hallpass.v1.CallerKind
@@ -2889,11 +3169,14 @@ var file_hallpass_v1_record_proto_goTypes = []any{
 	(*RefusalsCounted)(nil),       // 29: hallpass.v1.RefusalsCounted
 	(*AccessRefused)(nil),         // 30: hallpass.v1.AccessRefused
 	(*SignInBound)(nil),           // 31: hallpass.v1.SignInBound
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
+	(*Restored)(nil),              // 32: hallpass.v1.Restored
+	(*IdentityErased)(nil),        // 33: hallpass.v1.IdentityErased
+	(*BackupTaken)(nil),           // 34: hallpass.v1.BackupTaken
+	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
 }
 var file_hallpass_v1_record_proto_depIdxs = []int32{
-	32, // 0: hallpass.v1.Record.time:type_name -> google.protobuf.Timestamp
+	35, // 0: hallpass.v1.Record.time:type_name -> google.protobuf.Timestamp
 	6,  // 1: hallpass.v1.Record.genesis:type_name -> hallpass.v1.Genesis
 	7,  // 2: hallpass.v1.Record.authority_key_listed:type_name -> hallpass.v1.AuthorityKeyListed
 	9,  // 3: hallpass.v1.Record.policy_loaded:type_name -> hallpass.v1.PolicyLoaded
@@ -2905,54 +3188,59 @@ var file_hallpass_v1_record_proto_depIdxs = []int32{
 	30, // 9: hallpass.v1.Record.access_refused:type_name -> hallpass.v1.AccessRefused
 	31, // 10: hallpass.v1.Record.sign_in_bound:type_name -> hallpass.v1.SignInBound
 	12, // 11: hallpass.v1.Record.policy_accepted:type_name -> hallpass.v1.PolicyAccepted
-	8,  // 12: hallpass.v1.PolicyLoaded.policy:type_name -> hallpass.v1.PolicyRef
-	10, // 13: hallpass.v1.PolicyLoaded.commit:type_name -> hallpass.v1.Commit
-	32, // 14: hallpass.v1.Commit.time:type_name -> google.protobuf.Timestamp
-	0,  // 15: hallpass.v1.PolicyRefused.fault:type_name -> hallpass.v1.PolicyFault
-	10, // 16: hallpass.v1.PolicyRefused.commit:type_name -> hallpass.v1.Commit
-	13, // 17: hallpass.v1.PolicyAccepted.caller:type_name -> hallpass.v1.Caller
-	8,  // 18: hallpass.v1.PolicyAccepted.previous:type_name -> hallpass.v1.PolicyRef
-	1,  // 19: hallpass.v1.Caller.kind:type_name -> hallpass.v1.CallerKind
-	1,  // 20: hallpass.v1.IdentitySnapshot.kind:type_name -> hallpass.v1.CallerKind
-	15, // 21: hallpass.v1.IdentitySnapshot.claims:type_name -> hallpass.v1.Claim
-	16, // 22: hallpass.v1.Claim.strings:type_name -> hallpass.v1.StringList
-	32, // 23: hallpass.v1.TokenFacts.auth_time:type_name -> google.protobuf.Timestamp
-	32, // 24: hallpass.v1.TokenFacts.issued_at:type_name -> google.protobuf.Timestamp
-	32, // 25: hallpass.v1.TokenFacts.expires_at:type_name -> google.protobuf.Timestamp
-	33, // 26: hallpass.v1.Asked.ttl:type_name -> google.protobuf.Duration
-	32, // 27: hallpass.v1.Asked.client_time:type_name -> google.protobuf.Timestamp
-	3,  // 28: hallpass.v1.Need.kind:type_name -> hallpass.v1.NeedKind
-	33, // 29: hallpass.v1.Need.login_within:type_name -> google.protobuf.Duration
-	2,  // 30: hallpass.v1.Decision.outcome:type_name -> hallpass.v1.Outcome
-	19, // 31: hallpass.v1.Decision.needs:type_name -> hallpass.v1.Need
-	21, // 32: hallpass.v1.Decision.failed:type_name -> hallpass.v1.FailedRule
-	13, // 33: hallpass.v1.Decided.caller:type_name -> hallpass.v1.Caller
-	17, // 34: hallpass.v1.Decided.token:type_name -> hallpass.v1.TokenFacts
-	18, // 35: hallpass.v1.Decided.asked:type_name -> hallpass.v1.Asked
-	32, // 36: hallpass.v1.Decided.decided_at:type_name -> google.protobuf.Timestamp
-	8,  // 37: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
-	20, // 38: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
-	25, // 39: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
-	24, // 40: hallpass.v1.Decided.fetched:type_name -> hallpass.v1.FetchedList
-	24, // 41: hallpass.v1.FetchedLists.lists:type_name -> hallpass.v1.FetchedList
-	32, // 42: hallpass.v1.FetchedList.fetched_at:type_name -> google.protobuf.Timestamp
-	4,  // 43: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
-	32, // 44: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
-	32, // 45: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
-	28, // 46: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
-	13, // 47: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
-	32, // 48: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
-	32, // 49: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
-	13, // 50: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
-	25, // 51: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
-	8,  // 52: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
-	13, // 53: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
-	17, // 54: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	32, // 12: hallpass.v1.Record.restored:type_name -> hallpass.v1.Restored
+	33, // 13: hallpass.v1.Record.identity_erased:type_name -> hallpass.v1.IdentityErased
+	34, // 14: hallpass.v1.Record.backup_taken:type_name -> hallpass.v1.BackupTaken
+	8,  // 15: hallpass.v1.PolicyLoaded.policy:type_name -> hallpass.v1.PolicyRef
+	10, // 16: hallpass.v1.PolicyLoaded.commit:type_name -> hallpass.v1.Commit
+	35, // 17: hallpass.v1.Commit.time:type_name -> google.protobuf.Timestamp
+	0,  // 18: hallpass.v1.PolicyRefused.fault:type_name -> hallpass.v1.PolicyFault
+	10, // 19: hallpass.v1.PolicyRefused.commit:type_name -> hallpass.v1.Commit
+	13, // 20: hallpass.v1.PolicyAccepted.caller:type_name -> hallpass.v1.Caller
+	8,  // 21: hallpass.v1.PolicyAccepted.previous:type_name -> hallpass.v1.PolicyRef
+	1,  // 22: hallpass.v1.Caller.kind:type_name -> hallpass.v1.CallerKind
+	1,  // 23: hallpass.v1.IdentitySnapshot.kind:type_name -> hallpass.v1.CallerKind
+	15, // 24: hallpass.v1.IdentitySnapshot.claims:type_name -> hallpass.v1.Claim
+	16, // 25: hallpass.v1.Claim.strings:type_name -> hallpass.v1.StringList
+	35, // 26: hallpass.v1.TokenFacts.auth_time:type_name -> google.protobuf.Timestamp
+	35, // 27: hallpass.v1.TokenFacts.issued_at:type_name -> google.protobuf.Timestamp
+	35, // 28: hallpass.v1.TokenFacts.expires_at:type_name -> google.protobuf.Timestamp
+	36, // 29: hallpass.v1.Asked.ttl:type_name -> google.protobuf.Duration
+	35, // 30: hallpass.v1.Asked.client_time:type_name -> google.protobuf.Timestamp
+	3,  // 31: hallpass.v1.Need.kind:type_name -> hallpass.v1.NeedKind
+	36, // 32: hallpass.v1.Need.login_within:type_name -> google.protobuf.Duration
+	2,  // 33: hallpass.v1.Decision.outcome:type_name -> hallpass.v1.Outcome
+	19, // 34: hallpass.v1.Decision.needs:type_name -> hallpass.v1.Need
+	21, // 35: hallpass.v1.Decision.failed:type_name -> hallpass.v1.FailedRule
+	13, // 36: hallpass.v1.Decided.caller:type_name -> hallpass.v1.Caller
+	17, // 37: hallpass.v1.Decided.token:type_name -> hallpass.v1.TokenFacts
+	18, // 38: hallpass.v1.Decided.asked:type_name -> hallpass.v1.Asked
+	35, // 39: hallpass.v1.Decided.decided_at:type_name -> google.protobuf.Timestamp
+	8,  // 40: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
+	20, // 41: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
+	25, // 42: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
+	24, // 43: hallpass.v1.Decided.fetched:type_name -> hallpass.v1.FetchedList
+	24, // 44: hallpass.v1.FetchedLists.lists:type_name -> hallpass.v1.FetchedList
+	35, // 45: hallpass.v1.FetchedList.fetched_at:type_name -> google.protobuf.Timestamp
+	4,  // 46: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
+	35, // 47: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
+	35, // 48: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
+	28, // 49: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
+	13, // 50: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
+	35, // 51: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
+	35, // 52: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
+	13, // 53: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
+	25, // 54: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
+	8,  // 55: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
+	13, // 56: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
+	17, // 57: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
+	13, // 58: hallpass.v1.IdentityErased.caller:type_name -> hallpass.v1.Caller
+	13, // 59: hallpass.v1.BackupTaken.caller:type_name -> hallpass.v1.Caller
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_record_proto_init() }
@@ -2972,6 +3260,9 @@ func file_hallpass_v1_record_proto_init() {
 		(*Record_AccessRefused)(nil),
 		(*Record_SignInBound)(nil),
 		(*Record_PolicyAccepted)(nil),
+		(*Record_Restored)(nil),
+		(*Record_IdentityErased)(nil),
+		(*Record_BackupTaken)(nil),
 	}
 	file_hallpass_v1_record_proto_msgTypes[10].OneofWrappers = []any{
 		(*Claim_Bool)(nil),
@@ -2985,7 +3276,7 @@ func file_hallpass_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_record_proto_rawDesc), len(file_hallpass_v1_record_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   27,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
