@@ -2,7 +2,6 @@ package store
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -22,6 +21,10 @@ type Query struct {
 	// Since and Until ask for records from Since on and before Until; zero for no bound.
 	Since time.Time
 	Until time.Time
+	// Filter asks for records that fit it.
+	Filter Filter
+	// Work is how many records and pages of the index Search looks at before it gives up for this page; zero for no bound.
+	Work int
 }
 
 // Found is a record that a query is about.
@@ -30,29 +33,11 @@ type Found struct {
 	Record []byte
 }
 
-// List returns the records that q asks for, newest first. Its cost grows with what it returns and with the logarithm of the
-// log's length.
+// List returns the records that q asks for, newest first. Its cost grows with what it returns, and by one look-up for each 16,384
+// records that it passes over; a Match that few records fit, or a field that has none of them, is what Search bounds.
 func List(ctx context.Context, s Reader, q Query) ([]Found, error) {
-	if q.Limit <= 0 {
-		return nil, errors.New("list records: no limit given")
-	}
-	if (q.Issuer == "") != (q.Subject == "") {
-		return nil, errors.New("list records: an issuer and its subject are given together or not at all")
-	}
-	from, to, err := bounds(ctx, s, q)
-	if err != nil {
-		return nil, fmt.Errorf("list records: %w", err)
-	}
-	var found []Found
-	if from < to && q.Issuer != "" {
-		found, err = listIdentity(ctx, s, q, from, to)
-	} else if from < to {
-		found, err = listAll(ctx, s, q.Limit, from, to)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list records: %w", err)
-	}
-	return found, nil
+	page, err := Search(ctx, s, q)
+	return page.Found, err
 }
 
 // bounds returns the indexes from, and up to but without to, among which q asks.
@@ -98,7 +83,8 @@ func firstAt(ctx context.Context, s Reader, t time.Time, n uint64) (uint64, erro
 	return low, nil
 }
 
-func listAll(ctx context.Context, s Reader, limit int, from, to uint64) ([]Found, error) {
+// newest returns the newest records from one on, up to but without another.
+func newest(ctx context.Context, s Reader, limit int, from, to uint64) ([]Found, error) {
 	if to-from > uint64(limit) {
 		from = to - uint64(limit)
 	}
@@ -109,30 +95,6 @@ func listAll(ctx context.Context, s Reader, limit int, from, to uint64) ([]Found
 	var found []Found
 	for i, record := range slices.Backward(records) {
 		found = append(found, Found{Index: from + uint64(i), Record: record})
-	}
-	return found, nil
-}
-
-func listIdentity(ctx context.Context, s Reader, q Query, from, to uint64) ([]Found, error) {
-	prefix := audit.IdentityPrefix(q.Issuer, q.Subject)
-	facts, err := s.Facts(ctx, prefix, audit.IdentityFact(q.Issuer, q.Subject, to), q.Limit)
-	if err != nil {
-		return nil, err
-	}
-	var found []Found
-	for _, f := range facts {
-		index, ok := audit.Number(f.Key[len(prefix):])
-		if !ok {
-			return nil, fmt.Errorf("the fact %q names no record", f.Key)
-		}
-		if index < from {
-			break
-		}
-		record, err := one(ctx, s, index)
-		if err != nil {
-			return nil, err
-		}
-		found = append(found, Found{Index: index, Record: record})
 	}
 	return found, nil
 }

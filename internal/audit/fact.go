@@ -20,7 +20,6 @@ import (
 //	engine                                 Set    engine version    PolicyLoaded                       never
 //	revision/<index, 8 bytes>              New    policy ref        PolicyLoaded                       never
 //	accepted/<revision>                    Set    policy ref        PolicyAccepted                     never
-//	id/<id>/<index, 8 bytes>               New    empty             every record with a caller         never
 //	snap/<id>                              Set    snapshot digest   every record with a caller         never
 //	nonce/<id>/<nonce>                     New    index, 8 bytes    Decided, proven                    client time + 15 min
 //	token/<SHA-256 of token>               New    key digest        Decided, proven, workload          token expiry + 15 min
@@ -30,8 +29,10 @@ import (
 //	policy                                 Holds  policy ref        Decided, granted                   -
 //	authority/<name>/<SHA-256 of key>      Holds  "listed"          Decided, granted                   -
 //
+// Those of many records together are in Index: they follow from the records of a block.
+//
 // A policy ref is the digest, a byte that is 1 for dirty, and the revision. Nothing is derived from a request that is not proven
-// but the index by identity: whoever steals a token must not be able to use up nonces or bind keys with it.
+// but the snapshot of its caller: whoever steals a token must not be able to use up nonces or bind keys with it.
 type Fact struct {
 	Key   []byte
 	Value []byte
@@ -143,20 +144,12 @@ func BoundPrefix(issuer, subject string, authTime time.Time) []byte {
 	return append(factKey("bound/", identityDigest(issuer, subject), number(uint64(authTime.Unix()))), '/')
 }
 
-// IdentityPrefix is what the keys of the facts begin with that list the records of an identity. The rest of such a key is the
-// index.
-func IdentityPrefix(issuer, subject string) []byte {
-	return append(factKey("id/", identityDigest(issuer, subject)), '/')
-}
-
-// IdentityFact is the key of the fact that the record at index is about an identity.
-func IdentityFact(issuer, subject string, index uint64) []byte {
-	return append(IdentityPrefix(issuer, subject), number(index)...)
-}
+// SnapshotPrefix is what the keys of the facts begin with that hold the newest snapshot of each identity.
+const SnapshotPrefix = "snap/"
 
 // SnapshotFact is the key of the fact that holds the digest of an identity's newest snapshot.
 func SnapshotFact(issuer, subject string) []byte {
-	return factKey("snap/", identityDigest(issuer, subject))
+	return factKey(SnapshotPrefix, identityDigest(issuer, subject))
 }
 
 // AuthorityFact is the key of the fact that a CA key, in SSH wire format, is listed under a name.

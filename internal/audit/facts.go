@@ -28,34 +28,31 @@ func Facts(r *pb.Record) ([]Fact, error) {
 	case *pb.Record_PolicyAccepted:
 		a := e.PolicyAccepted
 		word := Fact{Key: AcceptedFact(a.GetRevision()), Value: PolicyValue(policyFromProto(a.GetPrevious())), Rule: Set}
-		return append(callerFacts(a.GetCaller(), r.GetIndex()), word), nil
+		return append(callerFacts(a.GetCaller()), word), nil
 	case *pb.Record_Decided:
 		return decidedFacts(e.Decided, r.GetIndex())
 	case *pb.Record_RefusalsCounted:
-		return callerFacts(e.RefusalsCounted.GetCaller(), r.GetIndex()), nil
+		return callerFacts(e.RefusalsCounted.GetCaller()), nil
 	case *pb.Record_AccessRefused:
-		return callerFacts(e.AccessRefused.GetCaller(), r.GetIndex()), nil
+		return callerFacts(e.AccessRefused.GetCaller()), nil
 	case *pb.Record_SignInBound:
 		b := e.SignInBound
 		bound := boundFact(b.GetCaller(), b.GetToken(), b.GetKey())
-		return append(callerFacts(b.GetCaller(), r.GetIndex()), bound), nil
+		return append(callerFacts(b.GetCaller()), bound), nil
 	case *pb.Record_PolicyRefused, *pb.Record_SignatureFailed, *pb.Record_StrangersCounted:
 		return nil, nil
 	}
 	return nil, fmt.Errorf("record %d: an event of an unknown kind", r.GetIndex())
 }
 
-// callerFacts list the record under its caller.
-func callerFacts(c *pb.Caller, index uint64) []Fact {
-	return []Fact{
-		{Key: IdentityFact(c.GetIssuer(), c.GetSubject(), index), Value: []byte{}, Rule: New},
-		{Key: SnapshotFact(c.GetIssuer(), c.GetSubject()), Value: c.GetSnapshot(), Rule: Set},
-	}
+// callerFacts say what was last known of a caller.
+func callerFacts(c *pb.Caller) []Fact {
+	return []Fact{{Key: SnapshotFact(c.GetIssuer(), c.GetSubject()), Value: c.GetSnapshot(), Rule: Set}}
 }
 
 func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
 	c, token, asked := d.GetCaller(), d.GetToken(), d.GetAsked()
-	facts := callerFacts(c, index)
+	facts := callerFacts(c)
 	if !d.GetProven() {
 		return facts, nil
 	}

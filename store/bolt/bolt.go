@@ -6,6 +6,7 @@
 //	hashes        tlog hash index, likewise      32 bytes, RFC 6962
 //	facts         key of the fact                expiry in Unix seconds, 8 bytes (0 for never), and the value
 //	facts_expiry  expiry and key of the fact     nothing
+//	index         key of the fact                the value: those facts whose keys only ever grow (audit.Index)
 //	blobs         SHA-256                        the blob
 //	meta          "format", "checkpoint"         1; the newest signed checkpoint
 //
@@ -47,9 +48,10 @@ var (
 	hashesBucket  = []byte("hashes")
 	factsBucket   = []byte("facts")
 	expiryBucket  = []byte("facts_expiry")
+	indexBucket   = []byte("index")
 	blobsBucket   = []byte("blobs")
 	metaBucket    = []byte("meta")
-	buckets       = [][]byte{recordsBucket, hashesBucket, factsBucket, expiryBucket, blobsBucket, metaBucket}
+	buckets       = [][]byte{recordsBucket, hashesBucket, factsBucket, expiryBucket, indexBucket, blobsBucket, metaBucket}
 
 	formatKey     = []byte("format")
 	checkpointKey = []byte("checkpoint")
@@ -91,6 +93,9 @@ type Store struct {
 	done  chan struct{} // closed when the committer has ended
 	dead  chan struct{} // closed when the outcome of a commit is in doubt
 	close func() error
+
+	// index is that of the newest records. It belongs to the committer, and is nil if it has to be read from the file.
+	index *audit.Index
 
 	// mu guards what is known to be durable.
 	mu      sync.Mutex

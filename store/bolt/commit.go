@@ -155,9 +155,13 @@ func (s *Store) write(batch []*call, results []result) (head, error) {
 	}); err != nil {
 		return s.durable, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
-	w := writer{tx: tx, key: s.cfg.LogKey, head: s.durable}
+	w := writer{tx: tx, key: s.cfg.LogKey, head: s.durable, index: s.index}
 	w.head.time, w.head.tx = at, tx.ID()
+	s.index = nil // until what it knows is in the file
 	err = guard(func() error {
+		if err := w.resumeIndex(); err != nil {
+			return err
+		}
 		for i, c := range batch {
 			results[i].index, results[i].err = w.append(c.entry)
 		}
@@ -168,6 +172,9 @@ func (s *Store) write(batch []*call, results []result) (head, error) {
 	})
 	if err != nil || w.head.size == s.durable.size {
 		// Nothing was written yet: whatever the error is, it says nothing about the file.
+		if err == nil {
+			s.index = w.index
+		}
 		rollbackErr := guard(tx.Rollback)
 		if err = errors.Join(err, rollbackErr); err != nil {
 			err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
@@ -178,6 +185,7 @@ func (s *Store) write(batch []*call, results []result) (head, error) {
 		_ = guard(tx.Rollback) // only a panic left anything to roll back
 		return s.durable, s.classify(err)
 	}
+	s.index = w.index
 	return w.head, nil
 }
 

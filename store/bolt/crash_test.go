@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
 )
@@ -65,6 +66,15 @@ func commits(t *testing.T, cfg bolt.Config, clock *storetest.Clock) []commit {
 		}
 	}
 	step("a grant in a log of several levels", func() error { return grant("alice") })
+	for size, err := s.Size(t.Context()); size < audit.BlockSize-1; size, err = s.Size(t.Context()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := grant(fmt.Sprint("user", size)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	step("a grant that completes a block of the index", func() error { return grant("alice") })
 	return done
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/hallpass-ssh/hallpass/store"
 	"go.etcd.io/bbolt"
@@ -112,25 +114,54 @@ func (s *Store) Fact(ctx context.Context, key []byte) ([]byte, error) {
 func (s *Store) Facts(ctx context.Context, prefix, before []byte, n int) ([]store.KeyValue, error) {
 	var found []store.KeyValue
 	err := s.view(ctx, func(tx *bbolt.Tx, h head) error {
-		c := tx.Bucket(factsBucket).Cursor()
-		above := before
-		if above == nil {
-			above = after(prefix)
-		}
-		for k, v := seekBelow(c, above); k != nil && len(found) < n; k, v = c.Prev() {
-			if !bytes.HasPrefix(k, prefix) {
-				if bytes.Compare(k, prefix) > 0 {
-					continue // before was beyond the prefix
-				}
-				break
-			}
-			if len(v) >= 8 && !isExpired(v, h.time) {
-				found = append(found, store.KeyValue{Key: bytes.Clone(k), Value: append([]byte{}, v[8:]...)})
-			}
+		switch {
+		case bytes.HasPrefix(prefix, indexPrefix):
+			found = below(tx.Bucket(indexBucket), prefix, before, n, whole)
+		case bytes.HasPrefix(indexPrefix, prefix): // both
+			found = below(tx.Bucket(factsBucket), prefix, before, n, valueAt(h.time))
+			found = append(found, below(tx.Bucket(indexBucket), prefix, before, n, whole)...)
+			slices.SortFunc(found, func(a, b store.KeyValue) int { return bytes.Compare(b.Key, a.Key) })
+			found = found[:min(n, len(found))]
+		default:
+			found = below(tx.Bucket(factsBucket), prefix, before, n, valueAt(h.time))
 		}
 		return nil
 	})
 	return found, err
+}
+
+// whole is the value of a fact that is stored as it is.
+func whole(stored []byte) ([]byte, bool) { return stored, true }
+
+// valueAt cuts the expiry from a stored fact; false for one that had expired by then.
+func valueAt(at time.Time) func(stored []byte) ([]byte, bool) {
+	return func(stored []byte) ([]byte, bool) {
+		if len(stored) < 8 || isExpired(stored, at) {
+			return nil, false
+		}
+		return stored[8:], true
+	}
+}
+
+// below returns up to n facts of a bucket with this prefix in descending order, those below before if it is not nil.
+func below(b *bbolt.Bucket, prefix, before []byte, n int, value func(stored []byte) ([]byte, bool)) []store.KeyValue {
+	var found []store.KeyValue
+	if before == nil {
+		before = after(prefix)
+	}
+	c := b.Cursor()
+	for k, v := seekBelow(c, before); k != nil && len(found) < n; k, v = c.Prev() {
+		if !bytes.HasPrefix(k, prefix) {
+			if bytes.Compare(k, prefix) > 0 {
+				continue // before was beyond the prefix
+			}
+			break
+		}
+		if v, ok := value(v); ok {
+			found = append(found, store.KeyValue{Key: bytes.Clone(k), Value: append([]byte{}, v...)})
+		}
+	}
+	return found
 }
 
 // seekBelow moves to the last key below key; to the very last for nil.

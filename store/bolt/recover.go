@@ -110,9 +110,10 @@ func (s *Store) copyRecords(from *bbolt.Tx, checkpoint audit.Checkpoint) error {
 	c := from.Bucket(recordsBucket).Cursor()
 	k, record := c.First()
 	var end head
+	index := &audit.Index{}
 	for k != nil {
 		if err := s.db.Update(func(tx *bbolt.Tx) error {
-			w := writer{tx: tx, head: end}
+			w := writer{tx: tx, head: end, index: index}
 			for range rebuildBatch {
 				if k == nil {
 					break
@@ -160,7 +161,7 @@ func (w *writer) replay(record []byte) error {
 			return fmt.Errorf("record %d contradicts what stands: fact %q", r.GetIndex(), f.Key)
 		}
 	}
-	w.put(r.GetIndex(), record, facts, nil)
+	w.put(built{record, r, facts}, nil)
 	return nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 	"go.etcd.io/bbolt"
 	"golang.org/x/mod/sumdb/tlog"
@@ -26,6 +27,8 @@ type writer struct {
 	tx   *bbolt.Tx
 	key  *audit.LogKey
 	head head // the end of the log as the transaction has it; its time is that of the commit
+	// index is that of the records so far.
+	index *audit.Index
 	// pruning is how many expired facts may still be forgotten.
 	pruning int
 }
@@ -33,7 +36,7 @@ type writer struct {
 // append adds an entry, or fails and leaves the transaction as it was: everything is checked before anything is written.
 func (w *writer) append(e store.Entry) (uint64, error) {
 	slot := store.Slot{Index: w.head.size, Time: w.head.time, Epoch: w.head.epoch}
-	record, facts, err := build(e, slot)
+	b, err := build(e, slot)
 	if err != nil {
 		return 0, err
 	}
@@ -42,17 +45,24 @@ func (w *writer) append(e store.Entry) (uint64, error) {
 			return 0, fmt.Errorf("fact %q: %w", v.Key, store.ErrExpect)
 		}
 	}
-	for _, f := range facts {
+	for _, f := range b.facts {
 		if stands := w.value(f.Key); !f.Allows(stands) {
 			return 0, &store.ConflictError{Key: bytes.Clone(f.Key), Value: bytes.Clone(stands)}
 		}
 	}
-	w.put(slot.Index, record, facts, e.Blobs)
+	w.put(b, e.Blobs)
 	return slot.Index, nil
 }
 
+// built is a record and what follows from it.
+type built struct {
+	bytes  []byte
+	record *pb.Record
+	facts  []audit.Fact
+}
+
 // build makes the record of an entry and what follows from it. It may not bring the committer down.
-func build(e store.Entry, slot store.Slot) (record []byte, facts []audit.Fact, err error) {
+func build(e store.Entry, slot store.Slot) (b built, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("build record %d: panic: %v", slot.Index, p)
@@ -60,42 +70,43 @@ func build(e store.Entry, slot store.Slot) (record []byte, facts []audit.Fact, e
 	}()
 	for _, blob := range e.Blobs {
 		if len(blob) > maxBlob {
-			return nil, nil, fmt.Errorf("build record %d: a blob has %d bytes, more than %d", slot.Index, len(blob), maxBlob)
+			return b, fmt.Errorf("build record %d: a blob has %d bytes, more than %d", slot.Index, len(blob), maxBlob)
 		}
 	}
-	if record, err = e.Build(slot); err != nil {
-		return nil, nil, fmt.Errorf("build record %d: %w", slot.Index, err)
+	if b.bytes, err = e.Build(slot); err != nil {
+		return b, fmt.Errorf("build record %d: %w", slot.Index, err)
 	}
-	r, err := audit.Parse(record)
-	if err != nil {
-		return nil, nil, fmt.Errorf("build record %d: %w", slot.Index, err)
+	if b.record, err = audit.Parse(b.bytes); err != nil {
+		return b, fmt.Errorf("build record %d: %w", slot.Index, err)
 	}
-	if r.GetIndex() != slot.Index || r.GetEpoch() != slot.Epoch || !r.GetTime().AsTime().Equal(slot.Time) {
-		return nil, nil, fmt.Errorf("build record %d: it is for another slot", slot.Index)
+	if r := b.record; r.GetIndex() != slot.Index || r.GetEpoch() != slot.Epoch || !r.GetTime().AsTime().Equal(slot.Time) {
+		return b, fmt.Errorf("build record %d: it is for another slot", slot.Index)
 	}
-	facts, err = audit.Facts(r)
-	return record, facts, err
+	b.facts, err = audit.Facts(b.record)
+	return b, err
 }
 
 // put writes. An error here fails the batch, by panic: bbolt has none for keys and values like these, and half an entry must not
 // be committed.
-func (w *writer) put(index uint64, record []byte, facts []audit.Fact, blobs [][]byte) {
+func (w *writer) put(b built, blobs [][]byte) {
+	index := b.record.GetIndex()
 	records, hashes := w.bucket(recordsBucket), w.bucket(hashesBucket)
 	records.FillPercent, hashes.FillPercent = fillPercent, fillPercent
-	must(records.Put(number(index), record))
-	added, err := tlog.StoredHashesForRecordHash(int64(index), tlog.RecordHash(record), hashReader(w.tx))
+	must(records.Put(number(index), b.bytes))
+	added, err := tlog.StoredHashesForRecordHash(int64(index), tlog.RecordHash(b.bytes), hashReader(w.tx))
 	must(err)
 	first := tlog.StoredHashIndex(0, int64(index))
 	for i, h := range added {
 		must(hashes.Put(number(uint64(first)+uint64(i)), h[:]))
 	}
-	for _, f := range facts {
+	for _, f := range b.facts {
 		w.putFact(f)
 	}
+	w.putIndex(b.record)
 	for _, blob := range blobs {
 		digest := audit.Digest(blob)
-		if b := w.bucket(blobsBucket); b.Get(digest[:]) == nil {
-			must(b.Put(digest[:], blob))
+		if stored := w.bucket(blobsBucket); stored.Get(digest[:]) == nil {
+			must(stored.Put(digest[:], blob))
 		}
 	}
 	w.head.size = index + 1
@@ -158,6 +169,9 @@ func (w *writer) bucket(name []byte) *bbolt.Bucket { return w.tx.Bucket(name) }
 
 // factValue returns the value of a fact at a time of the log, nil if there is none.
 func factValue(tx *bbolt.Tx, key []byte, at time.Time) []byte {
+	if bytes.HasPrefix(key, indexPrefix) {
+		return tx.Bucket(indexBucket).Get(key)
+	}
 	stored := tx.Bucket(factsBucket).Get(key)
 	if len(stored) < 8 || isExpired(stored, at) {
 		return nil

@@ -201,12 +201,18 @@ func testList(t *testing.T, l *log) {
 
 func testFacts(t *testing.T, l *log) {
 	var want []string
-	for range 5 {
-		index := l.mustRecord(t, l.Grant(t, "alice"))
-		want = append([]string{string(audit.IdentityFact(Issuer, "alice", index))}, want...)
-		l.mustRecord(t, l.Grant(t, "bob"))
+	for i := range 5 {
+		l.mustRecord(t, l.Grant(t, "alice"))
+		l.load(t, policy(fmt.Sprint("policy ", i)))
+		want = append([]string{string(audit.RevisionFact(uint64(len(Records(t, l)) - 1)))}, want...)
+		l.Policy = policy(fmt.Sprint("policy ", i))
 	}
-	prefix := audit.IdentityPrefix(Issuer, "alice")
+	first, err := l.Facts(t.Context(), []byte(audit.RevisionPrefix), nil, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, string(first[len(first)-1].Key)) // that of the policy with which the test began
+	prefix := []byte(audit.RevisionPrefix)
 	list := func(before []byte, n int) []string {
 		t.Helper()
 		facts, err := l.Facts(t.Context(), prefix, before, n)
@@ -228,7 +234,7 @@ func testFacts(t *testing.T, l *log) {
 		{"all", nil, 10, want},
 		{"the last two", nil, 2, want[:2]},
 		{"those below one", []byte(want[1]), 10, want[2:]},
-		{"those below the first", []byte(want[4]), 10, nil},
+		{"those below the first", []byte(want[5]), 10, nil},
 		{"those below the prefix", prefix, 10, nil},
 		{"those below a key that is beyond the prefix", []byte("zzz"), 10, want},
 	} {

@@ -54,6 +54,8 @@ func Run(t *testing.T, b Backend) {
 		{"a follower sees each record once and in order", testFollow},
 		{"the log goes on after it was closed and opened", testReopen},
 		{"records are listed newest first, by identity and by time", testList},
+		{"records are found by what they are about", testSearch},
+		{"records are found in more than a chapter", testChapters},
 		{"facts are listed by prefix, descending", testFacts},
 		{"blobs are kept once and found by their digest", testBlobs},
 	} {
@@ -139,6 +141,7 @@ func project(t testing.TB, records [][]byte) (facts map[string]string, cited [][
 		expires time.Time
 	}
 	all := map[string]fact{}
+	var index audit.Index
 	var now time.Time
 	stands := func(key string) []byte {
 		if f, ok := all[key]; ok && (f.expires.IsZero() || now.Before(f.expires)) {
@@ -156,7 +159,11 @@ func project(t testing.TB, records [][]byte) (facts map[string]string, cited [][
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, f := range derived {
+		indexed, err := index.Add(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range append(derived, indexed...) {
 			if !f.Allows(stands(string(f.Key))) {
 				t.Errorf("record %d should not be there: it breaks the rule of the fact %q", i, f.Key)
 			}
