@@ -104,12 +104,11 @@ func newLanguage(claims []claim, environments []string) (*language, error) {
 		ext.Lists(ext.ListsVersion(3), ext.ListsMaxRangeSize(assumedList)),
 		ext.Network(ext.NetworkVersion(ext.Version1)),
 		cel.ASTValidators(
-			cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals(),
+			cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals(), regexSize{},
 			cel.ValidateHomogeneousAggregateLiterals(), cel.ValidateComprehensionNestingLimit(maxNesting),
 		),
 		cel.ParserExpressionSizeLimit(maxExpression),
 		cel.ParserRecursionLimit(maxDepth),
-		cel.RegexProgramSizeLimit(maxRegex),
 	)
 	if err != nil {
 		return nil, fmt.Errorf("set up CEL: %w", err)
