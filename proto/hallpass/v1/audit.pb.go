@@ -22,6 +22,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// RecordScope says whose records are asked for.
+type RecordScope int32
+
+const (
+	// Everybody's. The caller needs the role.
+	RecordScope_RECORD_SCOPE_UNSPECIFIED RecordScope = 0
+	// Those about the caller. No role is needed.
+	RecordScope_RECORD_SCOPE_OWN RecordScope = 1
+	// Everybody's if the caller has the role, else the caller's own.
+	RecordScope_RECORD_SCOPE_ALLOWED RecordScope = 2
+)
+
+// Enum value maps for RecordScope.
+var (
+	RecordScope_name = map[int32]string{
+		0: "RECORD_SCOPE_UNSPECIFIED",
+		1: "RECORD_SCOPE_OWN",
+		2: "RECORD_SCOPE_ALLOWED",
+	}
+	RecordScope_value = map[string]int32{
+		"RECORD_SCOPE_UNSPECIFIED": 0,
+		"RECORD_SCOPE_OWN":         1,
+		"RECORD_SCOPE_ALLOWED":     2,
+	}
+)
+
+func (x RecordScope) Enum() *RecordScope {
+	p := new(RecordScope)
+	*p = x
+	return p
+}
+
+func (x RecordScope) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RecordScope) Descriptor() protoreflect.EnumDescriptor {
+	return file_hallpass_v1_audit_proto_enumTypes[0].Descriptor()
+}
+
+func (RecordScope) Type() protoreflect.EnumType {
+	return &file_hallpass_v1_audit_proto_enumTypes[0]
+}
+
+func (x RecordScope) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RecordScope.Descriptor instead.
+func (RecordScope) EnumDescriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{0}
+}
+
 // Possession shows that a caller holds the key its sign-in is bound to, for methods without a signed request.
 // It travels in the "hallpass-possession-bin" metadata, signed like a CertificateRequest (namespace "hallpass-call@v1").
 type Possession struct {
@@ -321,7 +374,30 @@ type ListRecordsRequest struct {
 	// Only records committed at or after this time.
 	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
 	// Only records committed before this time.
-	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	// Only records about one of these: an email, in any case, as it was when its owner was last seen; or a subject, of any issuer.
+	Persons []string `protobuf:"bytes,20,rep,name=persons,proto3" json:"persons,omitempty"`
+	// Only requests for one of these logins.
+	Logins []string `protobuf:"bytes,21,rep,name=logins,proto3" json:"logins,omitempty"`
+	// Only requests for one of these hosts: names, or patterns with * and ?. A pattern finds nothing faster.
+	Hosts []string `protobuf:"bytes,22,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// Only requests for hosts of one of these environments.
+	Environments []string `protobuf:"bytes,23,rep,name=environments,proto3" json:"environments,omitempty"`
+	// Only requests and calls that ended in one of these ways: "granted", or a kind of refusal, such as "denied" or "needs".
+	Decisions []string `protobuf:"bytes,24,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	// Only decisions by one of these rules.
+	Rules []string `protobuf:"bytes,25,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Only decisions by a policy whose commit or digest, in hexadecimal, begins so, and its loading.
+	Policies []string `protobuf:"bytes,26,rep,name=policies,proto3" json:"policies,omitempty"`
+	// Only these kinds of events, by their name in Record: "decided", "policy_loaded".
+	Events []string `protobuf:"bytes,27,rep,name=events,proto3" json:"events,omitempty"`
+	// Only calls from one of these addresses: one, or a network such as 192.0.2.0/24. A network finds nothing faster.
+	Sources []string `protobuf:"bytes,28,rep,name=sources,proto3" json:"sources,omitempty"`
+	// Only records for which this CEL expression over record holds, such as record.host.endsWith(".prod.example.com"). It finds
+	// nothing faster.
+	Where string `protobuf:"bytes,29,opt,name=where,proto3" json:"where,omitempty"`
+	// Whose records.
+	Scope         RecordScope `protobuf:"varint,30,opt,name=scope,proto3,enum=hallpass.v1.RecordScope" json:"scope,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,13 +474,99 @@ func (x *ListRecordsRequest) GetUntil() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ListRecordsRequest) GetPersons() []string {
+	if x != nil {
+		return x.Persons
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetLogins() []string {
+	if x != nil {
+		return x.Logins
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetEnvironments() []string {
+	if x != nil {
+		return x.Environments
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetDecisions() []string {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *ListRecordsRequest) GetScope() RecordScope {
+	if x != nil {
+		return x.Scope
+	}
+	return RecordScope_RECORD_SCOPE_UNSPECIFIED
+}
+
 // ListRecordsResponse is a page of records.
 type ListRecordsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Records, newest first.
 	Entries []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
-	// Token of the next page; empty if this is the last.
+	// Token of the next page; empty if this is the last. A page may hold fewer records than were asked for, even none, and have one:
+	// there is a limit to how much of the log one call looks at.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The records are only those about the caller.
+	Own bool `protobuf:"varint,20,opt,name=own,proto3" json:"own,omitempty"`
+	// How many records the expression failed for. They are left out.
+	Failed uint32 `protobuf:"varint,21,opt,name=failed,proto3" json:"failed,omitempty"`
+	// How it failed, for the first of them.
+	Failure string `protobuf:"bytes,22,opt,name=failure,proto3" json:"failure,omitempty"`
+	// When the record was committed at which the search for the next page goes on; absent if this is the last page.
+	SearchedTo    *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=searched_to,json=searchedTo,proto3" json:"searched_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -451,6 +613,34 @@ func (x *ListRecordsResponse) GetNextPageToken() string {
 		return x.NextPageToken
 	}
 	return ""
+}
+
+func (x *ListRecordsResponse) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *ListRecordsResponse) GetFailed() uint32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *ListRecordsResponse) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *ListRecordsResponse) GetSearchedTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SearchedTo
+	}
+	return nil
 }
 
 // FollowRecordsRequest asks for all records from an index on.
@@ -673,7 +863,7 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x10GetRecordRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"=\n" +
 	"\x11GetRecordResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"\xe6\x01\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"\x9a\x04\n" +
 	"\x12ListRecordsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -681,10 +871,26 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x12\x18\n" +
 	"\asubject\x18\x04 \x01(\tR\asubject\x120\n" +
 	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
-	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"k\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x18\n" +
+	"\apersons\x18\x14 \x03(\tR\apersons\x12\x16\n" +
+	"\x06logins\x18\x15 \x03(\tR\x06logins\x12\x14\n" +
+	"\x05hosts\x18\x16 \x03(\tR\x05hosts\x12\"\n" +
+	"\fenvironments\x18\x17 \x03(\tR\fenvironments\x12\x1c\n" +
+	"\tdecisions\x18\x18 \x03(\tR\tdecisions\x12\x14\n" +
+	"\x05rules\x18\x19 \x03(\tR\x05rules\x12\x1a\n" +
+	"\bpolicies\x18\x1a \x03(\tR\bpolicies\x12\x16\n" +
+	"\x06events\x18\x1b \x03(\tR\x06events\x12\x18\n" +
+	"\asources\x18\x1c \x03(\tR\asources\x12\x14\n" +
+	"\x05where\x18\x1d \x01(\tR\x05where\x12.\n" +
+	"\x05scope\x18\x1e \x01(\x0e2\x18.hallpass.v1.RecordScopeR\x05scope\"\xec\x01\n" +
 	"\x13ListRecordsResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.hallpass.v1.EntryR\aentries\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\">\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x10\n" +
+	"\x03own\x18\x14 \x01(\bR\x03own\x12\x16\n" +
+	"\x06failed\x18\x15 \x01(\rR\x06failed\x12\x18\n" +
+	"\afailure\x18\x16 \x01(\tR\afailure\x12;\n" +
+	"\vsearched_to\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"searchedTo\">\n" +
 	"\x14FollowRecordsRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\rR\x04last\"A\n" +
@@ -695,7 +901,11 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\tR\n" +
 	"checkpoint\x12$\n" +
-	"\x0elog_public_key\x18\x02 \x01(\tR\flogPublicKey2\xde\x02\n" +
+	"\x0elog_public_key\x18\x02 \x01(\tR\flogPublicKey*[\n" +
+	"\vRecordScope\x12\x1c\n" +
+	"\x18RECORD_SCOPE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10RECORD_SCOPE_OWN\x10\x01\x12\x18\n" +
+	"\x14RECORD_SCOPE_ALLOWED\x10\x022\xde\x02\n" +
 	"\fAuditService\x12J\n" +
 	"\tGetRecord\x12\x1d.hallpass.v1.GetRecordRequest\x1a\x1e.hallpass.v1.GetRecordResponse\x12P\n" +
 	"\vListRecords\x12\x1f.hallpass.v1.ListRecordsRequest\x1a .hallpass.v1.ListRecordsResponse\x12X\n" +
@@ -714,41 +924,45 @@ func file_hallpass_v1_audit_proto_rawDescGZIP() []byte {
 	return file_hallpass_v1_audit_proto_rawDescData
 }
 
+var file_hallpass_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
 var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_hallpass_v1_audit_proto_goTypes = []any{
-	(*Possession)(nil),            // 0: hallpass.v1.Possession
-	(*SignedPossession)(nil),      // 1: hallpass.v1.SignedPossession
-	(*Entry)(nil),                 // 2: hallpass.v1.Entry
-	(*GetRecordRequest)(nil),      // 3: hallpass.v1.GetRecordRequest
-	(*GetRecordResponse)(nil),     // 4: hallpass.v1.GetRecordResponse
-	(*ListRecordsRequest)(nil),    // 5: hallpass.v1.ListRecordsRequest
-	(*ListRecordsResponse)(nil),   // 6: hallpass.v1.ListRecordsResponse
-	(*FollowRecordsRequest)(nil),  // 7: hallpass.v1.FollowRecordsRequest
-	(*FollowRecordsResponse)(nil), // 8: hallpass.v1.FollowRecordsResponse
-	(*GetCheckpointRequest)(nil),  // 9: hallpass.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil), // 10: hallpass.v1.GetCheckpointResponse
-	(*timestamppb.Timestamp)(nil), // 11: google.protobuf.Timestamp
+	(RecordScope)(0),              // 0: hallpass.v1.RecordScope
+	(*Possession)(nil),            // 1: hallpass.v1.Possession
+	(*SignedPossession)(nil),      // 2: hallpass.v1.SignedPossession
+	(*Entry)(nil),                 // 3: hallpass.v1.Entry
+	(*GetRecordRequest)(nil),      // 4: hallpass.v1.GetRecordRequest
+	(*GetRecordResponse)(nil),     // 5: hallpass.v1.GetRecordResponse
+	(*ListRecordsRequest)(nil),    // 6: hallpass.v1.ListRecordsRequest
+	(*ListRecordsResponse)(nil),   // 7: hallpass.v1.ListRecordsResponse
+	(*FollowRecordsRequest)(nil),  // 8: hallpass.v1.FollowRecordsRequest
+	(*FollowRecordsResponse)(nil), // 9: hallpass.v1.FollowRecordsResponse
+	(*GetCheckpointRequest)(nil),  // 10: hallpass.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil), // 11: hallpass.v1.GetCheckpointResponse
+	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
 }
 var file_hallpass_v1_audit_proto_depIdxs = []int32{
-	11, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
-	2,  // 1: hallpass.v1.GetRecordResponse.entry:type_name -> hallpass.v1.Entry
-	11, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
-	11, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
-	2,  // 4: hallpass.v1.ListRecordsResponse.entries:type_name -> hallpass.v1.Entry
-	2,  // 5: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
-	3,  // 6: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
-	5,  // 7: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
-	7,  // 8: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
-	9,  // 9: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
-	4,  // 10: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
-	6,  // 11: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
-	8,  // 12: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
-	10, // 13: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
-	10, // [10:14] is the sub-list for method output_type
-	6,  // [6:10] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	12, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
+	3,  // 1: hallpass.v1.GetRecordResponse.entry:type_name -> hallpass.v1.Entry
+	12, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
+	12, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
+	0,  // 4: hallpass.v1.ListRecordsRequest.scope:type_name -> hallpass.v1.RecordScope
+	3,  // 5: hallpass.v1.ListRecordsResponse.entries:type_name -> hallpass.v1.Entry
+	12, // 6: hallpass.v1.ListRecordsResponse.searched_to:type_name -> google.protobuf.Timestamp
+	3,  // 7: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
+	4,  // 8: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
+	6,  // 9: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
+	8,  // 10: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
+	10, // 11: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
+	5,  // 12: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
+	7,  // 13: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
+	9,  // 14: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
+	11, // 15: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
+	12, // [12:16] is the sub-list for method output_type
+	8,  // [8:12] is the sub-list for method input_type
+	8,  // [8:8] is the sub-list for extension type_name
+	8,  // [8:8] is the sub-list for extension extendee
+	0,  // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_audit_proto_init() }
@@ -761,13 +975,14 @@ func file_hallpass_v1_audit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_audit_proto_rawDesc), len(file_hallpass_v1_audit_proto_rawDesc)),
-			NumEnums:      0,
+			NumEnums:      1,
 			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_hallpass_v1_audit_proto_goTypes,
 		DependencyIndexes: file_hallpass_v1_audit_proto_depIdxs,
+		EnumInfos:         file_hallpass_v1_audit_proto_enumTypes,
 		MessageInfos:      file_hallpass_v1_audit_proto_msgTypes,
 	}.Build()
 	File_hallpass_v1_audit_proto = out.File

@@ -29,7 +29,8 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// AuditService reads the log. The caller needs the role "auditor" or "admin" of the policy in force.
+// AuditService reads the log. The caller needs the role "auditor" or "admin" of the policy in force; without it, people may read
+// the records about themselves (GetRecord, ListRecords).
 type AuditServiceClient interface {
 	// GetRecord returns one record with what it cites.
 	GetRecord(ctx context.Context, in *GetRecordRequest, opts ...grpc.CallOption) (*GetRecordResponse, error)
@@ -102,7 +103,8 @@ func (c *auditServiceClient) GetCheckpoint(ctx context.Context, in *GetCheckpoin
 // All implementations must embed UnimplementedAuditServiceServer
 // for forward compatibility.
 //
-// AuditService reads the log. The caller needs the role "auditor" or "admin" of the policy in force.
+// AuditService reads the log. The caller needs the role "auditor" or "admin" of the policy in force; without it, people may read
+// the records about themselves (GetRecord, ListRecords).
 type AuditServiceServer interface {
 	// GetRecord returns one record with what it cites.
 	GetRecord(context.Context, *GetRecordRequest) (*GetRecordResponse, error)
