@@ -25,6 +25,8 @@ type Query struct {
 	Filter Filter
 	// Work is how many records and pages of the index Search looks at before it gives up for this page; zero for no bound.
 	Work int
+	// Deadline is when Search gives up for this page; zero for no bound.
+	Deadline time.Time
 }
 
 // Found is a record that a query is about.

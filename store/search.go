@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
@@ -64,7 +65,7 @@ func search(ctx context.Context, s Reader, q Query) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	w := searcher{ctx: ctx, s: s, filter: &f, terms: f.terms(), limit: q.Limit, work: q.Work, size: size, from: from}
+	w := searcher{ctx: ctx, s: s, filter: &f, terms: f.terms(), limit: q.Limit, work: q.Work, deadline: q.Deadline, size: size, from: from}
 	if w.work <= 0 {
 		w.work = math.MaxInt
 	}
@@ -90,9 +91,11 @@ type searcher struct {
 	terms  [][]audit.Term
 	limit  int
 	work   int // what is left to be done
-	size   uint64
-	from   uint64
-	page   Page
+	// deadline is when to stop.
+	deadline time.Time
+	size     uint64
+	from     uint64
+	page     Page
 
 	// chapter is the table of a chapter that was read last.
 	chapter struct {
@@ -137,7 +140,10 @@ func (w *searcher) run(before uint64) error {
 	return nil
 }
 
-func (w *searcher) full() bool { return len(w.page.Found) >= w.limit || w.work <= 0 }
+// full tells whether the page ends here.
+func (w *searcher) full() bool {
+	return len(w.page.Found) >= w.limit || w.work <= 0 || !w.deadline.IsZero() && time.Now().After(w.deadline)
+}
 
 // block returns the newest block before an index that may have what is looked for. If its chapter has none, it returns the first
 // block of the chapter, and false.

@@ -2,12 +2,10 @@ package server
 
 import (
 	"context"
-	"errors"
 	"strconv"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
-	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 	"google.golang.org/grpc"
@@ -21,6 +19,10 @@ const (
 	// maxPageBytes is where a page ends even if it was to be longer: clients take messages of 4 MB (gRPC's own limit), and the
 	// identity of an entry can be large.
 	maxPageBytes = 1 << 20
+	// maxWork is how many records and pages of the index are looked at for a page, and maxSearch for how long: what nothing in the
+	// index helps to find is looked for in several calls.
+	maxWork   = 50_000
+	maxSearch = 2 * time.Second
 	// followBatch is how many records a follower reads at a time, so that it never holds a read transaction for long.
 	followBatch = 100
 )
@@ -32,12 +34,20 @@ type auditService struct {
 }
 
 func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*pb.GetRecordResponse, error) {
-	if _, err := s.authorize(ctx, pb.AuditService_GetRecord_FullMethodName); err != nil {
-		return nil, err
-	}
-	records, err := s.cfg.Store.Records(ctx, in.GetIndex(), 1)
+	var records [][]byte
+	_, err := s.authorizeFor(ctx, pb.AuditService_GetRecord_FullMethodName, func(caller ca.Caller) (own bool, err error) {
+		if records, err = s.cfg.Store.Records(ctx, in.GetIndex(), 1); err != nil || len(records) == 0 {
+			return false, err
+		}
+		return isAbout(records[0], caller.Identity)
+	})
 	if err != nil {
 		return nil, err
+	}
+	if records == nil {
+		if records, err = s.cfg.Store.Records(ctx, in.GetIndex(), 1); err != nil {
+			return nil, err
+		}
 	}
 	if len(records) == 0 {
 		return nil, ca.Errorf(ca.NotFound, "the log has no record %d", in.GetIndex())
@@ -50,36 +60,71 @@ func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*
 }
 
 func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest) (*pb.ListRecordsResponse, error) {
-	if _, err := s.authorize(ctx, pb.AuditService_ListRecords_FullMethodName); err != nil {
+	caller, err := s.authorizeFor(ctx, pb.AuditService_ListRecords_FullMethodName, func(ca.Caller) (bool, error) {
+		return in.GetScope() == pb.RecordScope_RECORD_SCOPE_OWN || in.GetScope() == pb.RecordScope_RECORD_SCOPE_ALLOWED, nil
+	})
+	if err != nil {
 		return nil, err
 	}
 	q, err := parseQuery(in)
 	if err != nil {
 		return nil, err
 	}
-	found, err := store.List(ctx, s.cfg.Store, q)
+	out := &pb.ListRecordsResponse{Own: !caller.role || in.GetScope() == pb.RecordScope_RECORD_SCOPE_OWN}
+	if q.Filter, err = s.filter(ctx, in, out); err != nil {
+		return nil, err
+	}
+	if out.GetOwn() {
+		id := caller.Identity
+		if q.Issuer != "" && (q.Issuer != id.Issuer || q.Subject != id.Subject) {
+			return out, nil
+		}
+		q.Issuer, q.Subject = id.Issuer, id.Subject
+	}
+	page, err := store.Search(ctx, s.cfg.Store, q)
 	if err != nil {
 		return nil, err
 	}
-	out, size := &pb.ListRecordsResponse{}, 0
-	for i, f := range found {
+	return out, s.fill(ctx, page, out)
+}
+
+// fill puts what was found into an answer, and where the next page begins.
+func (s auditService) fill(ctx context.Context, page store.Page, out *pb.ListRecordsResponse) error {
+	next, size := page.Next, 0
+	for i, f := range page.Found {
 		entry, err := s.entry(ctx, f.Record)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		out.Entries = append(out.Entries, entry)
 		size += len(entry.GetRecord()) + len(entry.GetSnapshot())
-		if full := i == q.Limit-1 || size > maxPageBytes; full && f.Index > 0 {
-			out.NextPageToken = strconv.FormatUint(f.Index, 10)
+		if size > maxPageBytes && i < len(page.Found)-1 {
+			next = &f.Index
 			break
 		}
 	}
-	return out, nil
+	if next == nil || *next == 0 {
+		return nil
+	}
+	out.NextPageToken = strconv.FormatUint(*next, 10)
+	records, err := s.cfg.Store.Records(ctx, *next-1, 1)
+	if err != nil || len(records) == 0 {
+		return err
+	}
+	var r pb.Record
+	if err := proto.Unmarshal(records[0], &r); err != nil {
+		return &ca.Error{Kind: ca.Internal, Message: "parse record", Err: err}
+	}
+	out.SearchedTo = r.GetTime()
+	return nil
 }
 
 // parseQuery reads what a page is asked of.
 func parseQuery(in *pb.ListRecordsRequest) (store.Query, error) {
-	q := store.Query{Issuer: in.GetIssuer(), Subject: in.GetSubject()}
+	if _, ok := pb.RecordScope_name[int32(in.GetScope())]; !ok {
+		return store.Query{}, ca.Errorf(ca.Invalid, "scope: there is no %d", in.GetScope())
+	}
+	q := store.Query{Issuer: in.GetIssuer(), Subject: in.GetSubject(), Work: maxWork, Deadline: time.Now().Add(maxSearch)}
 	if (q.Issuer == "") != (q.Subject == "") {
 		return q, ca.Errorf(ca.Invalid, "issuer and subject: give both or none, a subject means nothing without its issuer")
 	}
@@ -190,15 +235,6 @@ func (s auditService) entry(ctx context.Context, record []byte) (*pb.Entry, erro
 	if err := proto.Unmarshal(record, &r); err != nil {
 		return nil, &ca.Error{Kind: ca.Internal, Message: "parse record", Err: err}
 	}
-	entry := &pb.Entry{Record: record}
-	digest := audit.CallerOf(&r).GetSnapshot()
-	if len(digest) != 32 {
-		return entry, nil
-	}
-	snapshot, err := s.cfg.Store.Blob(ctx, [32]byte(digest))
-	if errors.Is(err, store.ErrNotFound) {
-		return entry, nil
-	}
-	entry.Snapshot = snapshot
-	return entry, err
+	snapshot, err := s.snapshot(ctx, &r)
+	return &pb.Entry{Record: record, Snapshot: snapshot}, err
 }

@@ -54,9 +54,15 @@ type Config struct {
 	AcceptPolicy func(ctx context.Context, admin ca.Caller, revision, reason string) (ca.PolicyRef, error)
 	// RefuseAccess records that a known identity was refused a method.
 	RefuseAccess func(ctx context.Context, caller ca.Caller, method, sourceIP string, policy ca.PolicyRef, refusal *ca.Error) error
-	Now          func() time.Time
-	Logger       *slog.Logger
+	// Where compiles a condition about records; what is wrong with it is for whoever wrote it.
+	Where  func(expression string) (Condition, error)
+	Now    func() time.Time
+	Logger *slog.Logger
 }
+
+// Condition tells whether a record fits. It may ask for the identity snapshot that the record cites, which is nil if it was erased.
+// If it cannot tell for this record, it says why.
+type Condition func(ctx context.Context, r *pb.Record, snapshot func() ([]byte, error)) (fits bool, failure string, err error)
 
 // Server answers the API over TLS 1.3.
 type Server struct {
@@ -65,11 +71,13 @@ type Server struct {
 	health   *health.Server
 	draining context.Context // done once Shutdown begins
 	drain    context.CancelFunc
+	// directory finds the identities of the log by email.
+	directory *store.Directory
 }
 
 // New returns a server that does not listen yet.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, health: health.NewServer()}
+	s := &Server{cfg: cfg, health: health.NewServer(), directory: store.NewDirectory(cfg.Store)}
 	s.draining, s.drain = context.WithCancel(context.Background())
 	s.grpc = grpc.NewServer(
 		grpc.Creds(credentials.NewTLS(&tls.Config{
