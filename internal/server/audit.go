@@ -60,32 +60,37 @@ func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*
 }
 
 func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest) (*pb.ListRecordsResponse, error) {
-	caller, err := s.authorizeFor(ctx, pb.AuditService_ListRecords_FullMethodName, func(ca.Caller) (bool, error) {
-		return in.GetScope() == pb.RecordScope_RECORD_SCOPE_OWN || in.GetScope() == pb.RecordScope_RECORD_SCOPE_ALLOWED, nil
-	})
+	out := &pb.ListRecordsResponse{}
+	q, err := s.query(ctx, pb.AuditService_ListRecords_FullMethodName, in, out)
 	if err != nil {
 		return nil, err
-	}
-	q, err := parseQuery(in)
-	if err != nil {
-		return nil, err
-	}
-	out := &pb.ListRecordsResponse{Own: !caller.role || in.GetScope() == pb.RecordScope_RECORD_SCOPE_OWN}
-	if q.Filter, err = s.filter(ctx, in, out); err != nil {
-		return nil, err
-	}
-	if out.GetOwn() {
-		id := caller.Identity
-		if q.Issuer != "" && (q.Issuer != id.Issuer || q.Subject != id.Subject) {
-			return out, nil
-		}
-		q.Issuer, q.Subject = id.Issuer, id.Subject
 	}
 	page, err := store.Search(ctx, s.cfg.Store, q)
 	if err != nil {
 		return nil, err
 	}
 	return out, s.fill(ctx, page, out)
+}
+
+// query lets a caller in, and reads what it asks for. It tells out what is to be said about the answer.
+func (s auditService) query(ctx context.Context, fullMethod string, in *pb.ListRecordsRequest, out *pb.ListRecordsResponse) (store.Query, error) {
+	caller, err := s.authorizeFor(ctx, fullMethod, func(ca.Caller) (bool, error) {
+		return in.GetScope() == pb.RecordScope_RECORD_SCOPE_OWN || in.GetScope() == pb.RecordScope_RECORD_SCOPE_ALLOWED, nil
+	})
+	if err != nil {
+		return store.Query{}, err
+	}
+	q, err := parseQuery(in)
+	if err != nil {
+		return q, err
+	}
+	if q.Filter, err = s.filter(ctx, in, out); err != nil {
+		return q, err
+	}
+	if out.Own = !caller.role || in.GetScope() == pb.RecordScope_RECORD_SCOPE_OWN; out.Own {
+		q.Filter.Only = &store.Caller{Issuer: caller.Identity.Issuer, Subject: caller.Identity.Subject}
+	}
+	return q, nil
 }
 
 // fill puts what was found into an answer, and where the next page begins.
@@ -124,7 +129,9 @@ func parseQuery(in *pb.ListRecordsRequest) (store.Query, error) {
 	if _, ok := pb.RecordScope_name[int32(in.GetScope())]; !ok {
 		return store.Query{}, ca.Errorf(ca.Invalid, "scope: there is no %d", in.GetScope())
 	}
-	q := store.Query{Issuer: in.GetIssuer(), Subject: in.GetSubject(), Work: maxWork, Deadline: time.Now().Add(maxSearch)}
+	q := store.Query{Issuer: in.GetIssuer(), Subject: in.GetSubject(), From: in.GetFrom(), Work: maxWork}
+	deadline := time.Now().Add(maxSearch)
+	q.Stop = func() bool { return time.Now().After(deadline) }
 	if (q.Issuer == "") != (q.Subject == "") {
 		return q, ca.Errorf(ca.Invalid, "issuer and subject: give both or none, a subject means nothing without its issuer")
 	}

@@ -48,6 +48,7 @@ var methods = map[string]method{
 
 	pb.AuditService_GetRecord_FullMethodName:     {callers: auditor | admin, own: true, records: "nothing; AccessRefused"},
 	pb.AuditService_ListRecords_FullMethodName:   {callers: auditor | admin, own: true, records: "nothing; AccessRefused"},
+	pb.AuditService_CountRecords_FullMethodName:  {callers: auditor | admin, own: true, records: "nothing; AccessRefused"},
 	pb.AuditService_FollowRecords_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused", lasting: true},
 	pb.AuditService_GetCheckpoint_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
 

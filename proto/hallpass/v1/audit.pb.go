@@ -397,7 +397,9 @@ type ListRecordsRequest struct {
 	// nothing faster.
 	Where string `protobuf:"bytes,29,opt,name=where,proto3" json:"where,omitempty"`
 	// Whose records.
-	Scope         RecordScope `protobuf:"varint,30,opt,name=scope,proto3,enum=hallpass.v1.RecordScope" json:"scope,omitempty"`
+	Scope RecordScope `protobuf:"varint,30,opt,name=scope,proto3,enum=hallpass.v1.RecordScope" json:"scope,omitempty"`
+	// Only records from this index on.
+	From          uint64 `protobuf:"varint,31,opt,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -551,6 +553,13 @@ func (x *ListRecordsRequest) GetScope() RecordScope {
 	return RecordScope_RECORD_SCOPE_UNSPECIFIED
 }
 
+func (x *ListRecordsRequest) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
 // ListRecordsResponse is a page of records.
 type ListRecordsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -643,6 +652,226 @@ func (x *ListRecordsResponse) GetSearchedTo() *timestamppb.Timestamp {
 	return nil
 }
 
+// CountRecordsRequest asks for sums.
+type CountRecordsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which records to count. The page size says nothing, the page token goes on where the answer before ended.
+	Of            *ListRecordsRequest `protobuf:"bytes,1,opt,name=of,proto3" json:"of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountRecordsRequest) Reset() {
+	*x = CountRecordsRequest{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountRecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountRecordsRequest) ProtoMessage() {}
+
+func (x *CountRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountRecordsRequest.ProtoReflect.Descriptor instead.
+func (*CountRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CountRecordsRequest) GetOf() *ListRecordsRequest {
+	if x != nil {
+		return x.Of
+	}
+	return nil
+}
+
+// CountRecordsResponse are the sums over a part of the log: those of all parts are to be added up.
+type CountRecordsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sums, in no order.
+	Tallies []*RecordTally `protobuf:"bytes,1,rep,name=tallies,proto3" json:"tallies,omitempty"`
+	// Token of the next part; empty if this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The records are only those about the caller.
+	Own bool `protobuf:"varint,3,opt,name=own,proto3" json:"own,omitempty"`
+	// How many records the expression failed for. They are left out.
+	Failed uint32 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	// How it failed, for the first of them.
+	Failure       string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountRecordsResponse) Reset() {
+	*x = CountRecordsResponse{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountRecordsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountRecordsResponse) ProtoMessage() {}
+
+func (x *CountRecordsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountRecordsResponse.ProtoReflect.Descriptor instead.
+func (*CountRecordsResponse) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CountRecordsResponse) GetTallies() []*RecordTally {
+	if x != nil {
+		return x.Tallies
+	}
+	return nil
+}
+
+func (x *CountRecordsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *CountRecordsResponse) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *CountRecordsResponse) GetFailed() uint32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *CountRecordsResponse) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+// RecordTally counts the records that have a value in a field.
+type RecordTally struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The field: "event", "person" (its email, or else its subject), "login", "host", "environment", "decision", "rule", "source",
+	// or "grant", which is a rule and the login that it granted.
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// The value; for a grant, the rule, a blank and the login.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// How many records there are.
+	Records uint64 `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
+	// How many of them grant a certificate.
+	Granted uint64 `protobuf:"varint,4,opt,name=granted,proto3" json:"granted,omitempty"`
+	// How many of them refuse something.
+	Refused uint64 `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"`
+	// When the newest of them was committed.
+	Last          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordTally) Reset() {
+	*x = RecordTally{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordTally) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordTally) ProtoMessage() {}
+
+func (x *RecordTally) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordTally.ProtoReflect.Descriptor instead.
+func (*RecordTally) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RecordTally) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *RecordTally) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *RecordTally) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *RecordTally) GetGranted() uint64 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *RecordTally) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *RecordTally) GetLast() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
 // FollowRecordsRequest asks for all records from an index on.
 type FollowRecordsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -656,7 +885,7 @@ type FollowRecordsRequest struct {
 
 func (x *FollowRecordsRequest) Reset() {
 	*x = FollowRecordsRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -668,7 +897,7 @@ func (x *FollowRecordsRequest) String() string {
 func (*FollowRecordsRequest) ProtoMessage() {}
 
 func (x *FollowRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -681,7 +910,7 @@ func (x *FollowRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRecordsRequest.ProtoReflect.Descriptor instead.
 func (*FollowRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{7}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FollowRecordsRequest) GetFrom() uint64 {
@@ -709,7 +938,7 @@ type FollowRecordsResponse struct {
 
 func (x *FollowRecordsResponse) Reset() {
 	*x = FollowRecordsResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -721,7 +950,7 @@ func (x *FollowRecordsResponse) String() string {
 func (*FollowRecordsResponse) ProtoMessage() {}
 
 func (x *FollowRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -734,7 +963,7 @@ func (x *FollowRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRecordsResponse.ProtoReflect.Descriptor instead.
 func (*FollowRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{8}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FollowRecordsResponse) GetEntry() *Entry {
@@ -753,7 +982,7 @@ type GetCheckpointRequest struct {
 
 func (x *GetCheckpointRequest) Reset() {
 	*x = GetCheckpointRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -765,7 +994,7 @@ func (x *GetCheckpointRequest) String() string {
 func (*GetCheckpointRequest) ProtoMessage() {}
 
 func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -778,7 +1007,7 @@ func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{9}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{12}
 }
 
 // GetCheckpointResponse returns a checkpoint.
@@ -794,7 +1023,7 @@ type GetCheckpointResponse struct {
 
 func (x *GetCheckpointResponse) Reset() {
 	*x = GetCheckpointResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -806,7 +1035,7 @@ func (x *GetCheckpointResponse) String() string {
 func (*GetCheckpointResponse) ProtoMessage() {}
 
 func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -819,7 +1048,7 @@ func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointResponse.ProtoReflect.Descriptor instead.
 func (*GetCheckpointResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{10}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetCheckpointResponse) GetCheckpoint() string {
@@ -863,7 +1092,7 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x10GetRecordRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"=\n" +
 	"\x11GetRecordResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"\x9a\x04\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"\xae\x04\n" +
 	"\x12ListRecordsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -882,7 +1111,8 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x06events\x18\x1b \x03(\tR\x06events\x12\x18\n" +
 	"\asources\x18\x1c \x03(\tR\asources\x12\x14\n" +
 	"\x05where\x18\x1d \x01(\tR\x05where\x12.\n" +
-	"\x05scope\x18\x1e \x01(\x0e2\x18.hallpass.v1.RecordScopeR\x05scope\"\xec\x01\n" +
+	"\x05scope\x18\x1e \x01(\x0e2\x18.hallpass.v1.RecordScopeR\x05scope\x12\x12\n" +
+	"\x04from\x18\x1f \x01(\x04R\x04from\"\xec\x01\n" +
 	"\x13ListRecordsResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.hallpass.v1.EntryR\aentries\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x10\n" +
@@ -890,7 +1120,22 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x06failed\x18\x15 \x01(\rR\x06failed\x12\x18\n" +
 	"\afailure\x18\x16 \x01(\tR\afailure\x12;\n" +
 	"\vsearched_to\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"searchedTo\">\n" +
+	"searchedTo\"F\n" +
+	"\x13CountRecordsRequest\x12/\n" +
+	"\x02of\x18\x01 \x01(\v2\x1f.hallpass.v1.ListRecordsRequestR\x02of\"\xb6\x01\n" +
+	"\x14CountRecordsResponse\x122\n" +
+	"\atallies\x18\x01 \x03(\v2\x18.hallpass.v1.RecordTallyR\atallies\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x10\n" +
+	"\x03own\x18\x03 \x01(\bR\x03own\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\rR\x06failed\x12\x18\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\"\xb7\x01\n" +
+	"\vRecordTally\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x18\n" +
+	"\arecords\x18\x03 \x01(\x04R\arecords\x12\x18\n" +
+	"\agranted\x18\x04 \x01(\x04R\agranted\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\x04R\arefused\x12.\n" +
+	"\x04last\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04last\">\n" +
 	"\x14FollowRecordsRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\rR\x04last\"A\n" +
@@ -905,10 +1150,11 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\vRecordScope\x12\x1c\n" +
 	"\x18RECORD_SCOPE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10RECORD_SCOPE_OWN\x10\x01\x12\x18\n" +
-	"\x14RECORD_SCOPE_ALLOWED\x10\x022\xde\x02\n" +
+	"\x14RECORD_SCOPE_ALLOWED\x10\x022\xb3\x03\n" +
 	"\fAuditService\x12J\n" +
 	"\tGetRecord\x12\x1d.hallpass.v1.GetRecordRequest\x1a\x1e.hallpass.v1.GetRecordResponse\x12P\n" +
-	"\vListRecords\x12\x1f.hallpass.v1.ListRecordsRequest\x1a .hallpass.v1.ListRecordsResponse\x12X\n" +
+	"\vListRecords\x12\x1f.hallpass.v1.ListRecordsRequest\x1a .hallpass.v1.ListRecordsResponse\x12S\n" +
+	"\fCountRecords\x12 .hallpass.v1.CountRecordsRequest\x1a!.hallpass.v1.CountRecordsResponse\x12X\n" +
 	"\rFollowRecords\x12!.hallpass.v1.FollowRecordsRequest\x1a\".hallpass.v1.FollowRecordsResponse0\x01\x12V\n" +
 	"\rGetCheckpoint\x12!.hallpass.v1.GetCheckpointRequest\x1a\".hallpass.v1.GetCheckpointResponseB?Z=github.com/hallpass-ssh/hallpass/proto/hallpass/v1;hallpassv1b\x06proto3"
 
@@ -925,7 +1171,7 @@ func file_hallpass_v1_audit_proto_rawDescGZIP() []byte {
 }
 
 var file_hallpass_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_hallpass_v1_audit_proto_goTypes = []any{
 	(RecordScope)(0),              // 0: hallpass.v1.RecordScope
 	(*Possession)(nil),            // 1: hallpass.v1.Possession
@@ -935,34 +1181,42 @@ var file_hallpass_v1_audit_proto_goTypes = []any{
 	(*GetRecordResponse)(nil),     // 5: hallpass.v1.GetRecordResponse
 	(*ListRecordsRequest)(nil),    // 6: hallpass.v1.ListRecordsRequest
 	(*ListRecordsResponse)(nil),   // 7: hallpass.v1.ListRecordsResponse
-	(*FollowRecordsRequest)(nil),  // 8: hallpass.v1.FollowRecordsRequest
-	(*FollowRecordsResponse)(nil), // 9: hallpass.v1.FollowRecordsResponse
-	(*GetCheckpointRequest)(nil),  // 10: hallpass.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil), // 11: hallpass.v1.GetCheckpointResponse
-	(*timestamppb.Timestamp)(nil), // 12: google.protobuf.Timestamp
+	(*CountRecordsRequest)(nil),   // 8: hallpass.v1.CountRecordsRequest
+	(*CountRecordsResponse)(nil),  // 9: hallpass.v1.CountRecordsResponse
+	(*RecordTally)(nil),           // 10: hallpass.v1.RecordTally
+	(*FollowRecordsRequest)(nil),  // 11: hallpass.v1.FollowRecordsRequest
+	(*FollowRecordsResponse)(nil), // 12: hallpass.v1.FollowRecordsResponse
+	(*GetCheckpointRequest)(nil),  // 13: hallpass.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil), // 14: hallpass.v1.GetCheckpointResponse
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_hallpass_v1_audit_proto_depIdxs = []int32{
-	12, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
+	15, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
 	3,  // 1: hallpass.v1.GetRecordResponse.entry:type_name -> hallpass.v1.Entry
-	12, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
-	12, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
+	15, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
+	15, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
 	0,  // 4: hallpass.v1.ListRecordsRequest.scope:type_name -> hallpass.v1.RecordScope
 	3,  // 5: hallpass.v1.ListRecordsResponse.entries:type_name -> hallpass.v1.Entry
-	12, // 6: hallpass.v1.ListRecordsResponse.searched_to:type_name -> google.protobuf.Timestamp
-	3,  // 7: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
-	4,  // 8: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
-	6,  // 9: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
-	8,  // 10: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
-	10, // 11: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
-	5,  // 12: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
-	7,  // 13: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
-	9,  // 14: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
-	11, // 15: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
-	12, // [12:16] is the sub-list for method output_type
-	8,  // [8:12] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	15, // 6: hallpass.v1.ListRecordsResponse.searched_to:type_name -> google.protobuf.Timestamp
+	6,  // 7: hallpass.v1.CountRecordsRequest.of:type_name -> hallpass.v1.ListRecordsRequest
+	10, // 8: hallpass.v1.CountRecordsResponse.tallies:type_name -> hallpass.v1.RecordTally
+	15, // 9: hallpass.v1.RecordTally.last:type_name -> google.protobuf.Timestamp
+	3,  // 10: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
+	4,  // 11: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
+	6,  // 12: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
+	8,  // 13: hallpass.v1.AuditService.CountRecords:input_type -> hallpass.v1.CountRecordsRequest
+	11, // 14: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
+	13, // 15: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
+	5,  // 16: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
+	7,  // 17: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
+	9,  // 18: hallpass.v1.AuditService.CountRecords:output_type -> hallpass.v1.CountRecordsResponse
+	12, // 19: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
+	14, // 20: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
+	16, // [16:21] is the sub-list for method output_type
+	11, // [11:16] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_audit_proto_init() }
@@ -976,7 +1230,7 @@ func file_hallpass_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_audit_proto_rawDesc), len(file_hallpass_v1_audit_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   11,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	AuditService_GetRecord_FullMethodName     = "/hallpass.v1.AuditService/GetRecord"
 	AuditService_ListRecords_FullMethodName   = "/hallpass.v1.AuditService/ListRecords"
+	AuditService_CountRecords_FullMethodName  = "/hallpass.v1.AuditService/CountRecords"
 	AuditService_FollowRecords_FullMethodName = "/hallpass.v1.AuditService/FollowRecords"
 	AuditService_GetCheckpoint_FullMethodName = "/hallpass.v1.AuditService/GetCheckpoint"
 )
@@ -36,6 +37,8 @@ type AuditServiceClient interface {
 	GetRecord(ctx context.Context, in *GetRecordRequest, opts ...grpc.CallOption) (*GetRecordResponse, error)
 	// ListRecords returns records, newest first, a page at a time.
 	ListRecords(ctx context.Context, in *ListRecordsRequest, opts ...grpc.CallOption) (*ListRecordsResponse, error)
+	// CountRecords sums up who asked for what and how it ended, over a part of the log at a time.
+	CountRecords(ctx context.Context, in *CountRecordsRequest, opts ...grpc.CallOption) (*CountRecordsResponse, error)
 	// FollowRecords sends records as they are committed, oldest first, without a gap.
 	FollowRecords(ctx context.Context, in *FollowRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowRecordsResponse], error)
 	// GetCheckpoint returns the newest signed checkpoint of the log.
@@ -64,6 +67,16 @@ func (c *auditServiceClient) ListRecords(ctx context.Context, in *ListRecordsReq
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListRecordsResponse)
 	err := c.cc.Invoke(ctx, AuditService_ListRecords_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditServiceClient) CountRecords(ctx context.Context, in *CountRecordsRequest, opts ...grpc.CallOption) (*CountRecordsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountRecordsResponse)
+	err := c.cc.Invoke(ctx, AuditService_CountRecords_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -110,6 +123,8 @@ type AuditServiceServer interface {
 	GetRecord(context.Context, *GetRecordRequest) (*GetRecordResponse, error)
 	// ListRecords returns records, newest first, a page at a time.
 	ListRecords(context.Context, *ListRecordsRequest) (*ListRecordsResponse, error)
+	// CountRecords sums up who asked for what and how it ended, over a part of the log at a time.
+	CountRecords(context.Context, *CountRecordsRequest) (*CountRecordsResponse, error)
 	// FollowRecords sends records as they are committed, oldest first, without a gap.
 	FollowRecords(*FollowRecordsRequest, grpc.ServerStreamingServer[FollowRecordsResponse]) error
 	// GetCheckpoint returns the newest signed checkpoint of the log.
@@ -129,6 +144,9 @@ func (UnimplementedAuditServiceServer) GetRecord(context.Context, *GetRecordRequ
 }
 func (UnimplementedAuditServiceServer) ListRecords(context.Context, *ListRecordsRequest) (*ListRecordsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRecords not implemented")
+}
+func (UnimplementedAuditServiceServer) CountRecords(context.Context, *CountRecordsRequest) (*CountRecordsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CountRecords not implemented")
 }
 func (UnimplementedAuditServiceServer) FollowRecords(*FollowRecordsRequest, grpc.ServerStreamingServer[FollowRecordsResponse]) error {
 	return status.Error(codes.Unimplemented, "method FollowRecords not implemented")
@@ -193,6 +211,24 @@ func _AuditService_ListRecords_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AuditService_CountRecords_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountRecordsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServiceServer).CountRecords(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuditService_CountRecords_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServiceServer).CountRecords(ctx, req.(*CountRecordsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AuditService_FollowRecords_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(FollowRecordsRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -236,6 +272,10 @@ var AuditService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRecords",
 			Handler:    _AuditService_ListRecords_Handler,
+		},
+		{
+			MethodName: "CountRecords",
+			Handler:    _AuditService_CountRecords_Handler,
 		},
 		{
 			MethodName: "GetCheckpoint",
