@@ -60,6 +60,8 @@ func TestScripts(t *testing.T) {
 			"agent":  startAgent,
 			"status": exitStatus,
 			"json":   jsonOutput,
+
+			"transcript": transcript,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("REPO", root)
