@@ -220,3 +220,51 @@ func TestOwnRecords(t *testing.T) {
 		t.Errorf("a job's own records: %v, want that it is denied", err)
 	}
 }
+
+func TestCountRecords(t *testing.T) {
+	t.Parallel()
+	s := variedLog(t)
+	alice, carol, c := s.Login("alice").SignIn, auditor(s), s.Client()
+	count := func(who client.SignIn, of *pb.ListRecordsRequest) (*pb.CountRecordsResponse, map[string][3]uint64) {
+		t.Helper()
+		out, err := c.CountRecords(t.Context(), who, &pb.CountRecordsRequest{Of: of})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := map[string][3]uint64{}
+		for _, tally := range out.GetTallies() {
+			if !tally.GetLast().IsValid() {
+				t.Errorf("%v has no time", tally)
+			}
+			got[tally.GetField()+" "+tally.GetValue()] = [3]uint64{tally.GetRecords(), tally.GetGranted(), tally.GetRefused()}
+		}
+		return out, got
+	}
+	_, got := count(carol, &pb.ListRecordsRequest{Events: []string{"decided"}})
+	for name, want := range map[string][3]uint64{
+		"event decided": {12, 8, 4}, "person alice@example.com": {8, 4, 4}, "person bob@example.com": {4, 4, 0}, "login deploy": {8, 8, 0},
+		"login root": {4, 0, 4}, "host app0.staging.example.com": {2, 2, 0}, "decision granted": {8, 8, 0}, "decision denied": {4, 0, 4},
+		"environment staging": {8, 8, 0}, "rule developers": {8, 8, 0}, "grant developers deploy": {8, 8, 0}, "source 127.0.0.1": {12, 8, 4},
+	} {
+		if got[name] != want {
+			t.Errorf("%s: %v, want %v", name, got[name], want)
+		}
+	}
+	if _, ok := got["event genesis"]; ok {
+		t.Error("what the filter leaves out was counted")
+	}
+	_, got = count(carol, &pb.ListRecordsRequest{Where: `record.email == "bob@example.com"`, Logins: []string{"deploy"}})
+	if want := [3]uint64{4, 4, 0}; got["event decided"] != want || len(got) == 0 {
+		t.Errorf("bob's by an expression: %v, want %v", got["event decided"], want)
+	}
+	own, got := count(alice, &pb.ListRecordsRequest{Scope: pb.RecordScope_RECORD_SCOPE_ALLOWED})
+	if _, ok := got["person bob@example.com"]; ok || !own.GetOwn() || got["person alice@example.com"][1] != 4 {
+		t.Errorf("alice's own: %v", got)
+	}
+	if _, err := c.CountRecords(t.Context(), alice, &pb.CountRecordsRequest{}); ca.KindOf(err) != ca.Denied {
+		t.Errorf("alice counts all: %v, want that it is denied", err)
+	}
+	if _, err := c.CountRecords(t.Context(), carol, &pb.CountRecordsRequest{}); err != nil {
+		t.Errorf("all: %v", err)
+	}
+}
