@@ -159,9 +159,6 @@ func (s *Store) write(batch []*call, results []result) (head, error) {
 	w.head.time, w.head.tx = at, tx.ID()
 	s.index = nil // until what it knows is in the file
 	err = guard(func() error {
-		if err := w.resumeIndex(); err != nil {
-			return err
-		}
 		for i, c := range batch {
 			results[i].index, results[i].err = w.append(c.entry)
 		}
