@@ -73,6 +73,8 @@ func TestScripts(t *testing.T) {
 			"sleep":   sleep,
 			"forge":   forge,
 			"erase":   erase,
+
+			"transcript": transcript,
 		},
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("REPO", root)

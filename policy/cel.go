@@ -111,7 +111,7 @@ func newLanguage(claims []claim, environments []string, lists []list, calendars 
 		ext.Lists(ext.ListsVersion(3), ext.ListsMaxRangeSize(assumedList)),
 		ext.Network(ext.NetworkVersion(ext.Version1)),
 		cel.ASTValidators(
-			cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals(),
+			cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals(), cel.ValidateRegexLiterals(), regexSize{},
 			cel.ValidateHomogeneousAggregateLiterals(), cel.ValidateComprehensionNestingLimit(maxNesting),
 		),
 		cel.ParserExpressionSizeLimit(maxExpression),

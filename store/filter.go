@@ -14,6 +14,8 @@ type Filter struct {
 	Values map[audit.Field][]string
 	// Callers are, if there are any, those of whom a record must have one.
 	Callers []Caller
+	// Only is, if it is given, the identity that a record must be about, whatever else is asked for.
+	Only *Caller
 	// Match is asked last, about records that fit all else; nil fits all. It finds nothing faster: each record that the rest lets
 	// through is read for it.
 	Match func(*pb.Record) (bool, error)
@@ -22,8 +24,15 @@ type Filter struct {
 // Caller is a subject of an issuer; of any, if that is empty.
 type Caller struct{ Issuer, Subject string }
 
+// is tells whether c stands for the caller of a record.
+func (c Caller) is(of *pb.Caller) bool {
+	return of != nil && of.GetSubject() == c.Subject && (c.Issuer == "" || of.GetIssuer() == c.Issuer)
+}
+
 // IsZero tells whether every record fits.
-func (f *Filter) IsZero() bool { return len(f.Values) == 0 && len(f.Callers) == 0 && f.Match == nil }
+func (f *Filter) IsZero() bool {
+	return len(f.Values) == 0 && len(f.Callers) == 0 && f.Only == nil && f.Match == nil
+}
 
 // terms are those that the index has of the filter: of each list, a record that fits has one.
 func (f *Filter) terms() [][]audit.Term {
@@ -34,6 +43,9 @@ func (f *Filter) terms() [][]audit.Term {
 			terms = append(terms, audit.TermOf(field, value))
 		}
 		all = append(all, terms)
+	}
+	if f.Only != nil {
+		all = append(all, []audit.Term{audit.TermOf(audit.FieldSubject, f.Only.Subject)})
 	}
 	var callers []audit.Term
 	for _, c := range f.Callers {
@@ -52,9 +64,11 @@ func (f *Filter) fits(r *pb.Record) (bool, error) {
 			return false, nil
 		}
 	}
-	if c := audit.CallerOf(r); len(f.Callers) > 0 && !slices.ContainsFunc(f.Callers, func(want Caller) bool {
-		return c != nil && c.GetSubject() == want.Subject && (want.Issuer == "" || c.GetIssuer() == want.Issuer)
-	}) {
+	caller := audit.CallerOf(r)
+	if f.Only != nil && !f.Only.is(caller) {
+		return false, nil
+	}
+	if len(f.Callers) > 0 && !slices.ContainsFunc(f.Callers, func(c Caller) bool { return c.is(caller) }) {
 		return false, nil
 	}
 	if f.Match == nil {

@@ -13,6 +13,8 @@ import (
 type Query struct {
 	// Before leaves out the record at this index and all after it; nil leaves out none. It is how the next page is asked for.
 	Before *uint64
+	// From leaves out the records before this index.
+	From uint64
 	// Limit is the most records to return. Required.
 	Limit int
 	// Issuer and Subject, given both, ask for records about this identity.
@@ -25,6 +27,8 @@ type Query struct {
 	Filter Filter
 	// Work is how many records and pages of the index Search looks at before it gives up for this page; zero for no bound.
 	Work int
+	// Stop is asked whether Search gives up for this page; nil for no.
+	Stop func() bool
 }
 
 // Found is a record that a query is about.
@@ -58,7 +62,7 @@ func bounds(ctx context.Context, s Reader, q Query) (from, to uint64, err error)
 	if !q.Since.IsZero() {
 		from, err = FirstAt(ctx, s, q.Since, to)
 	}
-	return from, to, err
+	return max(from, q.From), to, err
 }
 
 // FirstAt returns the index of the first record, of the first n, that is not before t; n if there is none. Times never decrease.

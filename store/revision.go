@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -97,4 +98,27 @@ func revisionOf(ctx context.Context, s Reader, f KeyValue) (Revision, error) {
 		return Revision{}, fmt.Errorf("record %d: a fact says that it loaded a policy, and it did not", index)
 	}
 	return Revision{index, record.GetTime().AsTime(), record.GetPolicyLoaded()}, nil
+}
+
+// PolicyDigests returns the digests, in hexadecimal, of all policies that were ever in force whose commit or digest begins with
+// prefix.
+func PolicyDigests(ctx context.Context, s Reader, prefix string) ([]string, error) {
+	var digests []string
+	for before := []byte(nil); ; {
+		facts, err := s.Facts(ctx, []byte(audit.RevisionPrefix), before, revisionBatch)
+		if err != nil {
+			return nil, fmt.Errorf("find policies %s: %w", prefix, err)
+		}
+		for _, f := range facts {
+			ref, ok := audit.ParsePolicyValue(f.Value)
+			digest := hex.EncodeToString(ref.Digest[:])
+			if ok && (strings.HasPrefix(ref.Revision, prefix) || strings.HasPrefix(digest, prefix)) && !slices.Contains(digests, digest) {
+				digests = append(digests, digest)
+			}
+		}
+		if len(facts) < revisionBatch {
+			return digests, nil
+		}
+		before = facts[len(facts)-1].Key
+	}
 }

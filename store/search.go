@@ -45,12 +45,10 @@ func search(ctx context.Context, s Reader, q Query) (Page, error) {
 	}
 	f := q.Filter
 	if q.Issuer != "" {
-		// A filter by callers and an identity are both to fit, so the identity is what is left to ask of the callers.
-		identity := Caller{q.Issuer, q.Subject}
-		if len(f.Callers) > 0 && !holds(f.Callers, identity) {
+		if f.Only != nil && *f.Only != (Caller{q.Issuer, q.Subject}) {
 			return Page{}, nil
 		}
-		f.Callers = []Caller{identity}
+		f.Only = &Caller{q.Issuer, q.Subject}
 	}
 	if f.IsZero() {
 		found, err := newest(ctx, s, q.Limit, from, to)
@@ -64,22 +62,12 @@ func search(ctx context.Context, s Reader, q Query) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	w := searcher{ctx: ctx, s: s, filter: &f, terms: f.terms(), limit: q.Limit, work: q.Work, size: size, from: from}
+	w := searcher{ctx: ctx, s: s, filter: &f, terms: f.terms(), limit: q.Limit, work: q.Work, stop: q.Stop, size: size, from: from}
 	if w.work <= 0 {
 		w.work = math.MaxInt
 	}
 	err = w.run(to)
 	return w.page, err
-}
-
-// holds tells whether callers have room for an identity.
-func holds(callers []Caller, identity Caller) bool {
-	for _, c := range callers {
-		if c.Subject == identity.Subject && (c.Issuer == "" || c.Issuer == identity.Issuer) {
-			return true
-		}
-	}
-	return false
 }
 
 // searcher looks for one page.
@@ -90,9 +78,11 @@ type searcher struct {
 	terms  [][]audit.Term
 	limit  int
 	work   int // what is left to be done
-	size   uint64
-	from   uint64
-	page   Page
+	// stop says that it is enough; nil for never.
+	stop func() bool
+	size uint64
+	from uint64
+	page Page
 
 	// chapter is the table of a chapter that was read last.
 	chapter struct {
@@ -137,7 +127,10 @@ func (w *searcher) run(before uint64) error {
 	return nil
 }
 
-func (w *searcher) full() bool { return len(w.page.Found) >= w.limit || w.work <= 0 }
+// full tells whether the page ends here.
+func (w *searcher) full() bool {
+	return len(w.page.Found) >= w.limit || w.work <= 0 || w.stop != nil && w.stop()
+}
 
 // block returns the newest block before an index that may have what is looked for. If its chapter has none, it returns the first
 // block of the chapter, and false.

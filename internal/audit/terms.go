@@ -133,3 +133,22 @@ func PolicyOf(r *pb.Record) *pb.PolicyRef {
 	}
 	return nil
 }
+
+// EventNames are all that EventName returns.
+func EventNames() []string {
+	var names []string
+	fields := (&pb.Record{}).ProtoReflect().Descriptor().Oneofs().ByName("event").Fields()
+	for i := range fields.Len() {
+		names = append(names, string(fields.Get(i).Name()))
+	}
+	return names
+}
+
+// DecisionNames are all that DecisionOf returns.
+func DecisionNames() []string {
+	names := []string{Granted}
+	for k := pb.ErrorKind_ERROR_KIND_INVALID; pb.ErrorKind_name[int32(k)] != ""; k++ {
+		names = append(names, KindName(k))
+	}
+	return names
+}

@@ -61,8 +61,12 @@ func (a *app) root() *cobra.Command {
 	flags.StringVar(&a.configFile, "config", "", "settings file (HALLPASS_CONFIG)")
 	flags.StringVarP(&a.output, "output", "o", "text", "form of the result: text or json")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
-		if a.output != "text" && a.output != "json" {
-			return usageError(cmd, fmt.Errorf("--output %q: want text or json", a.output))
+		if more := cmd.Annotations[formsAnnotation]; a.output != "text" && a.output != "json" && (more == "" || a.output != more) {
+			want := "text or json"
+			if more != "" {
+				want = "text, json or " + more
+			}
+			return usageError(cmd, fmt.Errorf("--output %q: want %s", a.output, want))
 		}
 		return nil
 	}

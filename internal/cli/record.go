@@ -3,11 +3,11 @@ package cli
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -29,8 +29,13 @@ type recordJSON struct {
 	Login   string `json:"login,omitempty"`
 	Host    string `json:"host,omitempty"`
 	Rule    string `json:"rule,omitempty"`
-	Serial  string `json:"serial,omitempty"`
-	Message string `json:"message,omitempty"`
+	// Environment is that of the host, Policy the revision that decided or its digest, Source where the call came from.
+	Environment string `json:"environment,omitempty"`
+	Policy      string `json:"policy,omitempty"`
+	Source      string `json:"source,omitempty"`
+	Reason      string `json:"reason,omitempty"`
+	Serial      string `json:"serial,omitempty"`
+	Message     string `json:"message,omitempty"`
 	// Detail is the event in the JSON form of its protocol message.
 	Detail json.RawMessage `json:"detail"`
 }
@@ -66,16 +71,16 @@ func newRecordJSON(entry *pb.Entry) (recordJSON, error) {
 
 // describe fills the fields that people look for.
 func (r *recordJSON) describe(record *pb.Record, event protoreflect.Message) {
+	r.Outcome, r.Source = audit.DecisionOf(record), audit.Value(record, audit.FieldSource)
+	if p := audit.PolicyOf(record); p != nil {
+		r.Policy = policyName(p)
+	}
 	switch e := event.Interface().(type) {
 	case *pb.Decided:
 		r.Who = e.GetCaller().GetSubject()
 		r.Login, r.Host = e.GetAsked().GetLogin(), e.GetAsked().GetHost()
-		r.Rule = e.GetDecision().GetRule()
-		r.Outcome = "granted"
-		if refusal := e.GetRefusal(); refusal != nil {
-			r.Outcome = strings.ToLower(strings.TrimPrefix(refusal.GetKind().String(), "ERROR_KIND_"))
-			r.Message = refusal.GetMessage()
-		}
+		r.Rule, r.Environment, r.Reason = e.GetDecision().GetRule(), e.GetDecision().GetEnvironment(), e.GetAsked().GetReason()
+		r.Message = e.GetRefusal().GetMessage()
 		if len(e.GetToBeSigned()) > 0 {
 			r.Serial = strconv.FormatUint(uint64(record.GetEpoch())<<40+record.GetIndex()+1, 10)
 		}
@@ -152,20 +157,5 @@ func (r recordJSON) line() string {
 	}
 	add(r.Message)
 	text := strings.Join(strings.Fields(plain(strings.Join(what, " "))), " ")
-	return fmt.Sprintf("%-8s %-21s %-21s %s", r.Index, r.Time.Format(time.RFC3339), r.Event, text)
-}
-
-// show writes a record in full.
-func (r recordJSON) show(w io.Writer) error {
-	for _, fact := range []struct{ name, value string }{
-		{"record", r.Index}, {"time", r.Time.Format(time.RFC3339)}, {"event", r.Event}, {"who", r.Who}, {"outcome", r.Outcome},
-		{"login", r.Login}, {"host", r.Host}, {"rule", r.Rule}, {"serial", r.Serial}, {"message", r.Message},
-	} {
-		if fact.value != "" {
-			fmt.Fprintf(w, "%-8s %s\n", fact.name, plain(fact.value))
-		}
-	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(r.Detail)
+	return strings.TrimRight(fmt.Sprintf("%-8s %-21s %-21s %s", r.Index, r.Time.Format(time.RFC3339), r.Event, text), " ")
 }

@@ -150,6 +150,16 @@ func (c *Client) ListRecords(ctx context.Context, who SignIn, page *pb.ListRecor
 	return answer, c.fromStatus(err)
 }
 
+// CountRecords asks for sums over a part of the log.
+func (c *Client) CountRecords(ctx context.Context, who SignIn, part *pb.CountRecordsRequest) (*pb.CountRecordsResponse, error) {
+	ctx, err := c.prove(ctx, who, pb.AuditService_CountRecords_FullMethodName)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := c.audit.CountRecords(ctx, part)
+	return answer, c.fromStatus(err)
+}
+
 // FollowRecords calls each with every record as it is committed, oldest first, until ctx ends or each fails.
 func (c *Client) FollowRecords(ctx context.Context, who SignIn, from *pb.FollowRecordsRequest, each func(*pb.Entry) error) error {
 	ctx, err := c.prove(ctx, who, pb.AuditService_FollowRecords_FullMethodName)

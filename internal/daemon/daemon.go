@@ -26,6 +26,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/server"
 	"github.com/hallpass-ssh/hallpass/internal/sink"
 	"github.com/hallpass-ssh/hallpass/internal/version"
+	"github.com/hallpass-ssh/hallpass/policy"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
@@ -145,6 +146,10 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 	d.verifier = parts.verifier
 	d.verifier.Start(ctx)
 	d.lists.start(ctx)
+	filters, err := policy.NewFilters()
+	if err != nil {
+		return err
+	}
 	d.server = server.New(server.Config{
 		CA: core, Store: d.store, Certificate: parts.certificate, Limiter: d.limiter,
 		LogPublicKey: parts.logKey.Verifier(),
@@ -152,7 +157,8 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		Environments: d.environments, Role: d.role, RefuseAccess: d.recorder.RefuseAccess,
 		Backup: d.backup, EraseIdentity: d.recorder.EraseIdentity,
 		PolicyFiles: d.policy.files, ReloadPolicy: d.policy.reload, AcceptPolicy: d.policy.accept,
-		Now: d.cfg.Now, Logger: d.logger,
+		Where: func(expression string) (server.Condition, error) { return condition(filters, expression) },
+		Now:   d.cfg.Now, Logger: d.logger,
 	})
 	return nil
 }
@@ -276,6 +282,21 @@ func (d *daemon) role(ctx context.Context, role string, caller ca.Caller, now ti
 	}
 	has, err := p.Role(ctx, role, ca.Question{Identity: identity, Token: caller.Token, Now: now})
 	return has && err == nil, p.Ref(), err
+}
+
+// condition compiles a condition about records.
+func condition(filters *policy.Filters, expression string) (server.Condition, error) {
+	f, err := filters.Compile(expression)
+	if err != nil {
+		return nil, err
+	}
+	return func(ctx context.Context, r *pb.Record, snapshot func() ([]byte, error)) (bool, string, error) {
+		fits, err := f.Match(ctx, r, snapshot)
+		if failed, ok := errors.AsType[*policy.FilterError](err); ok {
+			return false, failed.Message, nil
+		}
+		return fits, "", err
+	}, nil
 }
 
 // discovery is what everybody may know.

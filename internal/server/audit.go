@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
-	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 	"google.golang.org/grpc"
@@ -23,6 +22,10 @@ const (
 	// maxPageBytes is where a page ends even if it was to be longer: clients take messages of 4 MB (gRPC's own limit), and the
 	// identity of an entry can be large.
 	maxPageBytes = 1 << 20
+	// maxWork is how many records and pages of the index are looked at for a page, and maxSearch for how long: what nothing in the
+	// index helps to find is looked for in several calls.
+	maxWork   = 50_000
+	maxSearch = 2 * time.Second
 	// followBatch is how many records a follower reads at a time, so that it never holds a read transaction for long.
 	followBatch = 100
 )
@@ -34,12 +37,20 @@ type auditService struct {
 }
 
 func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*pb.GetRecordResponse, error) {
-	if _, err := s.authorize(ctx, pb.AuditService_GetRecord_FullMethodName); err != nil {
-		return nil, err
-	}
-	records, err := s.cfg.Store.Records(ctx, in.GetIndex(), 1)
+	var records [][]byte
+	_, err := s.authorizeFor(ctx, pb.AuditService_GetRecord_FullMethodName, func(caller ca.Caller) (own bool, err error) {
+		if records, err = s.cfg.Store.Records(ctx, in.GetIndex(), 1); err != nil || len(records) == 0 {
+			return false, err
+		}
+		return isAbout(records[0], caller.Identity)
+	})
 	if err != nil {
 		return nil, err
+	}
+	if records == nil {
+		if records, err = s.cfg.Store.Records(ctx, in.GetIndex(), 1); err != nil {
+			return nil, err
+		}
 	}
 	if len(records) == 0 {
 		return nil, ca.Errorf(ca.NotFound, "the log has no record %d", in.GetIndex())
@@ -52,36 +63,78 @@ func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*
 }
 
 func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest) (*pb.ListRecordsResponse, error) {
-	if _, err := s.authorize(ctx, pb.AuditService_ListRecords_FullMethodName); err != nil {
+	out := &pb.ListRecordsResponse{}
+	q, err := s.query(ctx, pb.AuditService_ListRecords_FullMethodName, in, out)
+	if err != nil {
 		return nil, err
+	}
+	page, err := store.Search(ctx, s.cfg.Store, q)
+	if err != nil {
+		return nil, err
+	}
+	return out, s.fill(ctx, page, out)
+}
+
+// query lets a caller in, and reads what it asks for. It tells out what is to be said about the answer.
+func (s auditService) query(ctx context.Context, fullMethod string, in *pb.ListRecordsRequest, out *pb.ListRecordsResponse) (store.Query, error) {
+	caller, err := s.authorizeFor(ctx, fullMethod, func(ca.Caller) (bool, error) {
+		return in.GetScope() == pb.RecordScope_RECORD_SCOPE_OWN || in.GetScope() == pb.RecordScope_RECORD_SCOPE_ALLOWED, nil
+	})
+	if err != nil {
+		return store.Query{}, err
 	}
 	q, err := parseQuery(in)
 	if err != nil {
-		return nil, err
+		return q, err
 	}
-	found, err := store.List(ctx, s.cfg.Store, q)
-	if err != nil {
-		return nil, err
+	if q.Filter, err = s.filter(ctx, in, out); err != nil {
+		return q, err
 	}
-	out, size := &pb.ListRecordsResponse{}, 0
-	for i, f := range found {
+	if out.Own = !caller.role || in.GetScope() == pb.RecordScope_RECORD_SCOPE_OWN; out.Own {
+		q.Filter.Only = &store.Caller{Issuer: caller.Identity.Issuer, Subject: caller.Identity.Subject}
+	}
+	return q, nil
+}
+
+// fill puts what was found into an answer, and where the next page begins.
+func (s auditService) fill(ctx context.Context, page store.Page, out *pb.ListRecordsResponse) error {
+	next, size := page.Next, 0
+	for i, f := range page.Found {
 		entry, err := s.entry(ctx, f.Record)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		out.Entries = append(out.Entries, entry)
 		size += len(entry.GetRecord()) + len(entry.GetSnapshot()) + len(entry.GetLists())
-		if full := i == q.Limit-1 || size > maxPageBytes; full && f.Index > 0 {
-			out.NextPageToken = strconv.FormatUint(f.Index, 10)
+		if size > maxPageBytes && i < len(page.Found)-1 {
+			next = &f.Index
 			break
 		}
 	}
-	return out, nil
+	if next == nil || *next == 0 {
+		return nil
+	}
+	out.NextPageToken = strconv.FormatUint(*next, 10)
+	records, err := s.cfg.Store.Records(ctx, *next-1, 1)
+	if err != nil || len(records) == 0 {
+		return err
+	}
+	var r pb.Record
+	if err := proto.Unmarshal(records[0], &r); err != nil {
+		return &ca.Error{Kind: ca.Internal, Message: "parse record", Err: err}
+	}
+	out.SearchedTo = r.GetTime()
+	return nil
 }
 
 // parseQuery reads what a page is asked of.
 func parseQuery(in *pb.ListRecordsRequest) (store.Query, error) {
-	q := store.Query{Issuer: in.GetIssuer(), Subject: in.GetSubject()}
+	if _, ok := pb.RecordScope_name[int32(in.GetScope())]; !ok {
+		return store.Query{}, ca.Errorf(ca.Invalid, "scope: there is no %d", in.GetScope())
+	}
+	q := store.Query{Issuer: in.GetIssuer(), Subject: in.GetSubject(), From: in.GetFrom(), Work: maxWork}
+	deadline := time.Now().Add(maxSearch)
+	q.Stop = func() bool { return time.Now().After(deadline) }
 	if (q.Issuer == "") != (q.Subject == "") {
 		return q, ca.Errorf(ca.Invalid, "issuer and subject: give both or none, a subject means nothing without its issuer")
 	}
@@ -233,7 +286,7 @@ func (s auditService) entry(ctx context.Context, record []byte) (*pb.Entry, erro
 	}
 	entry := &pb.Entry{Record: record}
 	var err error
-	if entry.Snapshot, err = s.cited(ctx, audit.CallerOf(&r).GetSnapshot()); err != nil {
+	if entry.Snapshot, err = s.snapshot(ctx, &r); err != nil {
 		return nil, err
 	}
 	entry.Lists, err = s.cited(ctx, r.GetDecided().GetLists())

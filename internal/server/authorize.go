@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -16,18 +18,39 @@ const recordTimeout = 10 * time.Second
 // possessionKey is the metadata that shows possession of the key of the sign-in: a serialised SignedPossession.
 const possessionKey = "hallpass-possession-bin"
 
+// errNoRole is the cause of a refusal of somebody who is known and may call the method only with a role.
+var errNoRole = errors.New("no role")
+
 // authorize returns the caller of a method if the table lets it call. Each handler whose request is not itself signed begins
 // with it. A known identity that is refused is recorded.
 func (s *Server) authorize(ctx context.Context, fullMethod string) (ca.Caller, error) {
+	r, err := s.authorizeFor(ctx, fullMethod, nil)
+	return r.Caller, err
+}
+
+// reader is a caller of a method that people without a role may call about themselves.
+type reader struct {
+	ca.Caller
+	role bool
+}
+
+// authorizeFor is authorize for a method that people without its role may call too, about themselves: own says whether this call is
+// one. It is asked for no other caller.
+func (s *Server) authorizeFor(ctx context.Context, fullMethod string, own func(ca.Caller) (bool, error)) (reader, error) {
 	caller, policy, err := s.check(ctx, fullMethod)
 	meet(ctx, err)
 	if err == nil {
-		return caller, nil
+		return reader{caller, true}, nil
+	}
+	if own != nil && methods[fullMethod].own && errors.Is(err, errNoRole) {
+		if yes, ownErr := own(caller); yes || ownErr != nil {
+			return reader{caller, false}, ownErr
+		}
 	}
 	if caller.Identity.Subject == "" {
-		return ca.Caller{}, err // a stranger, or somebody above the rate limit: counted where it was found
+		return reader{}, err // a stranger, or somebody above the rate limit: counted where it was found
 	}
-	return ca.Caller{}, s.refuse(ctx, fullMethod, caller, policy, err)
+	return reader{}, s.refuse(ctx, fullMethod, caller, policy, err)
 }
 
 // stillMay asks the policy in force again whether a caller that was let in may go on. A refusal is recorded.
@@ -100,7 +123,9 @@ func (s *Server) checkRole(ctx context.Context, m method, caller ca.Caller) (ca.
 			return caller, policy, nil
 		}
 	}
-	return caller, policy, ca.Errorf(ca.Denied, "this needs the role %s, and the policy does not give it to you", m.roles())
+	return caller, policy, &ca.Error{
+		Kind: ca.Denied, Message: fmt.Sprintf("this needs the role %s, and the policy does not give it to you", m.roles()), Err: errNoRole,
+	}
 }
 
 // possession reads the proof of a call. Exactly one.

@@ -20,6 +20,8 @@ const (
 // method is a row of the table.
 type method struct {
 	callers callers
+	// own: people without the role may call it too, about themselves.
+	own bool
 	// lasting: a stream without a deadline.
 	lasting bool
 	// records says what the log holds of a call: of a granted one, and of a refused one by a known identity.
@@ -44,8 +46,9 @@ var methods = map[string]method{
 	pb.CertificateService_Discover_FullMethodName:         {callers: anybody, records: "nothing"},
 	pb.CertificateService_ListEnvironments_FullMethodName: {callers: person | workload, records: "nothing; AccessRefused"},
 
-	pb.AuditService_GetRecord_FullMethodName:      {callers: auditor | admin, records: "nothing; AccessRefused"},
-	pb.AuditService_ListRecords_FullMethodName:    {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_GetRecord_FullMethodName:      {callers: auditor | admin, own: true, records: "nothing; AccessRefused"},
+	pb.AuditService_ListRecords_FullMethodName:    {callers: auditor | admin, own: true, records: "nothing; AccessRefused"},
+	pb.AuditService_CountRecords_FullMethodName:   {callers: auditor | admin, own: true, records: "nothing; AccessRefused"},
 	pb.AuditService_FollowRecords_FullMethodName:  {callers: auditor | admin, records: "nothing; AccessRefused", lasting: true},
 	pb.AuditService_ListIdentities_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
 	pb.AuditService_ProveRecord_FullMethodName:    {callers: auditor | admin, records: "nothing; AccessRefused"},

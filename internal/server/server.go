@@ -59,11 +59,17 @@ type Config struct {
 	EraseIdentity func(ctx context.Context, admin ca.Caller, issuer, subject, reason string) (erased int, index uint64, err error)
 	// RefuseAccess records that a known identity was refused a method.
 	RefuseAccess func(ctx context.Context, caller ca.Caller, method, sourceIP string, policy ca.PolicyRef, refusal *ca.Error) error
+	// Where compiles a condition about records; what is wrong with it is for whoever wrote it.
+	Where func(expression string) (Condition, error)
 	// StrangerAge is how long a connection may last on which no identity was verified; default 30 seconds.
 	StrangerAge time.Duration
 	Now         func() time.Time
 	Logger      *slog.Logger
 }
+
+// Condition tells whether a record fits. It may ask for the identity snapshot that the record cites, which is nil if it was erased.
+// If it cannot tell for this record, it says why.
+type Condition func(ctx context.Context, r *pb.Record, snapshot func() ([]byte, error)) (fits bool, failure string, err error)
 
 // Server answers the API over TLS 1.3.
 type Server struct {
@@ -72,11 +78,13 @@ type Server struct {
 	health   *health.Server
 	draining context.Context // done once Shutdown begins
 	drain    context.CancelFunc
+	// directory finds the identities of the log by email.
+	directory *store.Directory
 }
 
 // New returns a server that does not listen yet.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, health: health.NewServer()}
+	s := &Server{cfg: cfg, health: health.NewServer(), directory: store.NewDirectory(cfg.Store)}
 	if s.cfg.StrangerAge == 0 {
 		s.cfg.StrangerAge = strangerAge
 	}

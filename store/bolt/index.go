@@ -13,7 +13,7 @@ import (
 // filled, and those of the other facts are not touched.
 var indexPrefix = []byte(audit.IndexPrefix)
 
-// resumeIndex reads the index of the newest records, unless the commit before left it: from the tables of the chapter that is not
+// resumeIndex reads the index of the newest records, unless an earlier commit left it: from the tables of the chapter that is not
 // complete, and the records of the block that is not.
 func (w *writer) resumeIndex() error {
 	if w.index != nil {
@@ -54,8 +54,10 @@ func table(tx *bbolt.Tx, block uint64) [][]byte {
 	return pages
 }
 
-// putIndex adds a record to the index, and writes what is complete of it. Blocks and chapters grow at two places.
+// putIndex adds the record at the end of the log to the index, and writes what is complete of it. The bucket grows at two places only:
+// where the blocks end, and where the chapters do.
 func (w *writer) putIndex(r *pb.Record) {
+	must(w.resumeIndex())
 	facts, err := w.index.Add(r)
 	must(err)
 	b := w.bucket(indexBucket)

@@ -35,6 +35,7 @@ func (f *Fixture) variety(t testing.TB, s store.Store, n int) {
 	for i := range n {
 		a := *grant
 		a.Caller.Identity.Subject = fmt.Sprint("user", random.IntN(40))
+		a.Caller.Identity.Email = a.Caller.Identity.Subject + "@example.com"
 		a.Request.Login = []string{"deploy", "readonly", "root"}[random.IntN(3)]
 		a.Request.Host = fmt.Sprintf("DB%d.prod.example.com.", random.IntN(20))
 		a.Refusal, a.Authority, a.Proven = ca.Errorf([]ca.Kind{ca.Denied, ca.Needs}[random.IntN(2)], "no"), "", false
@@ -72,6 +73,53 @@ func testChapters(t *testing.T, l *log) {
 	l.Recorder = store.NewRecorder(l.Store)
 	l.mustRecord(t, l.Grant(t, "user7"))
 	holdSearches(t, l)
+	found, err := store.NewDirectory(l).ByEmail(t.Context(), "user7@example.com")
+	if err != nil || len(found) != 1 || found[0].Subject != "user7" {
+		t.Errorf("by email: %v, error %v, want user7", found, err)
+	}
+}
+
+func testDirectory(t *testing.T, l *log) {
+	d := store.NewDirectory(l)
+	seen := func(subject, email string) {
+		t.Helper()
+		a := l.Grant(t, subject)
+		a.Caller.Identity.Email = email
+		l.mustRecord(t, a)
+	}
+	find := func(email string, want ...string) {
+		t.Helper()
+		found, err := d.ByEmail(t.Context(), email)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, c := range found {
+			if c.Issuer != Issuer {
+				t.Errorf("issuer %q", c.Issuer)
+			}
+			got = append(got, c.Subject)
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", email, diff)
+		}
+	}
+	find("alice@example.com")
+	seen("alice", "alice@example.com")
+	seen("bob", "bob@example.com")
+	find("Alice@Example.com", "alice")
+	seen("alice", "alice@other.example")
+	find("alice@example.com")
+	find("alice@other.example", "alice")
+	seen("carol", "ALICE@other.example")
+	find("alice@other.example", "alice", "carol")
+	seen("carol", "")
+	find("alice@other.example", "alice")
+	find("")
+	d = store.NewDirectory(l) // which begins at the beginning, and knows the same
+	find("alice@other.example", "alice")
+	find("bob@example.com", "bob")
 }
 
 // holdSearches holds what Search finds, page by page, against a look at every record.

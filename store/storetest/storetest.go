@@ -58,6 +58,7 @@ func Run(t *testing.T, b Backend) {
 		{"records are listed newest first, by identity and by time", testList},
 		{"records are found by what they are about", testSearch},
 		{"records are found in more than a chapter", testChapters},
+		{"people are found by the email that was last seen", testDirectory},
 		{"facts are listed by prefix, descending", testFacts},
 		{"blobs are kept once and found by their digest", testBlobs},
 		{"each record is proven, and that the log only grows", testProofs},

@@ -22,6 +22,59 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// RecordScope says whose records are asked for.
+type RecordScope int32
+
+const (
+	// Everybody's. The caller needs the role.
+	RecordScope_RECORD_SCOPE_UNSPECIFIED RecordScope = 0
+	// Those about the caller. No role is needed.
+	RecordScope_RECORD_SCOPE_OWN RecordScope = 1
+	// Everybody's if the caller has the role, else the caller's own.
+	RecordScope_RECORD_SCOPE_ALLOWED RecordScope = 2
+)
+
+// Enum value maps for RecordScope.
+var (
+	RecordScope_name = map[int32]string{
+		0: "RECORD_SCOPE_UNSPECIFIED",
+		1: "RECORD_SCOPE_OWN",
+		2: "RECORD_SCOPE_ALLOWED",
+	}
+	RecordScope_value = map[string]int32{
+		"RECORD_SCOPE_UNSPECIFIED": 0,
+		"RECORD_SCOPE_OWN":         1,
+		"RECORD_SCOPE_ALLOWED":     2,
+	}
+)
+
+func (x RecordScope) Enum() *RecordScope {
+	p := new(RecordScope)
+	*p = x
+	return p
+}
+
+func (x RecordScope) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RecordScope) Descriptor() protoreflect.EnumDescriptor {
+	return file_hallpass_v1_audit_proto_enumTypes[0].Descriptor()
+}
+
+func (RecordScope) Type() protoreflect.EnumType {
+	return &file_hallpass_v1_audit_proto_enumTypes[0]
+}
+
+func (x RecordScope) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RecordScope.Descriptor instead.
+func (RecordScope) EnumDescriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{0}
+}
+
 // Possession shows that a caller holds the key its sign-in is bound to, for methods without a signed request.
 // It travels in the "hallpass-possession-bin" metadata, signed like a CertificateRequest (namespace "hallpass-call@v1").
 type Possession struct {
@@ -330,7 +383,32 @@ type ListRecordsRequest struct {
 	// Only records committed at or after this time.
 	Since *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
 	// Only records committed before this time.
-	Until         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	// Only records about one of these: an email, in any case, as it was when its owner was last seen; or a subject, of any issuer.
+	Persons []string `protobuf:"bytes,20,rep,name=persons,proto3" json:"persons,omitempty"`
+	// Only requests for one of these logins.
+	Logins []string `protobuf:"bytes,21,rep,name=logins,proto3" json:"logins,omitempty"`
+	// Only requests for one of these hosts: names, or patterns with * and ?. A pattern finds nothing faster.
+	Hosts []string `protobuf:"bytes,22,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	// Only requests for hosts of one of these environments.
+	Environments []string `protobuf:"bytes,23,rep,name=environments,proto3" json:"environments,omitempty"`
+	// Only requests and calls that ended in one of these ways: "granted", or a kind of refusal, such as "denied" or "needs".
+	Decisions []string `protobuf:"bytes,24,rep,name=decisions,proto3" json:"decisions,omitempty"`
+	// Only decisions by one of these rules.
+	Rules []string `protobuf:"bytes,25,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Only decisions by a policy whose commit or digest, in hexadecimal, begins so, and its loading.
+	Policies []string `protobuf:"bytes,26,rep,name=policies,proto3" json:"policies,omitempty"`
+	// Only these kinds of events, by their name in Record: "decided", "policy_loaded".
+	Events []string `protobuf:"bytes,27,rep,name=events,proto3" json:"events,omitempty"`
+	// Only calls from one of these addresses: one, or a network such as 192.0.2.0/24. A network finds nothing faster.
+	Sources []string `protobuf:"bytes,28,rep,name=sources,proto3" json:"sources,omitempty"`
+	// Only records for which this CEL expression over record holds, such as record.host.endsWith(".prod.example.com"). It finds
+	// nothing faster.
+	Where string `protobuf:"bytes,29,opt,name=where,proto3" json:"where,omitempty"`
+	// Whose records.
+	Scope RecordScope `protobuf:"varint,30,opt,name=scope,proto3,enum=hallpass.v1.RecordScope" json:"scope,omitempty"`
+	// Only records from this index on.
+	From          uint64 `protobuf:"varint,31,opt,name=from,proto3" json:"from,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -407,13 +485,106 @@ func (x *ListRecordsRequest) GetUntil() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ListRecordsRequest) GetPersons() []string {
+	if x != nil {
+		return x.Persons
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetLogins() []string {
+	if x != nil {
+		return x.Logins
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetEnvironments() []string {
+	if x != nil {
+		return x.Environments
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetDecisions() []string {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetPolicies() []string {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *ListRecordsRequest) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *ListRecordsRequest) GetScope() RecordScope {
+	if x != nil {
+		return x.Scope
+	}
+	return RecordScope_RECORD_SCOPE_UNSPECIFIED
+}
+
+func (x *ListRecordsRequest) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
 // ListRecordsResponse is a page of records.
 type ListRecordsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Records, newest first.
 	Entries []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
-	// Token of the next page; empty if this is the last.
+	// Token of the next page; empty if this is the last. A page may hold fewer records than were asked for, even none, and have one:
+	// there is a limit to how much of the log one call looks at.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The records are only those about the caller.
+	Own bool `protobuf:"varint,20,opt,name=own,proto3" json:"own,omitempty"`
+	// How many records the expression failed for. They are left out.
+	Failed uint32 `protobuf:"varint,21,opt,name=failed,proto3" json:"failed,omitempty"`
+	// How it failed, for the first of them.
+	Failure string `protobuf:"bytes,22,opt,name=failure,proto3" json:"failure,omitempty"`
+	// When the record was committed at which the search for the next page goes on; absent if this is the last page.
+	SearchedTo    *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=searched_to,json=searchedTo,proto3" json:"searched_to,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -462,6 +633,254 @@ func (x *ListRecordsResponse) GetNextPageToken() string {
 	return ""
 }
 
+func (x *ListRecordsResponse) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *ListRecordsResponse) GetFailed() uint32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *ListRecordsResponse) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *ListRecordsResponse) GetSearchedTo() *timestamppb.Timestamp {
+	if x != nil {
+		return x.SearchedTo
+	}
+	return nil
+}
+
+// CountRecordsRequest asks for sums.
+type CountRecordsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which records to count. The page size says nothing, the page token goes on where the answer before ended.
+	Of            *ListRecordsRequest `protobuf:"bytes,1,opt,name=of,proto3" json:"of,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountRecordsRequest) Reset() {
+	*x = CountRecordsRequest{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountRecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountRecordsRequest) ProtoMessage() {}
+
+func (x *CountRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountRecordsRequest.ProtoReflect.Descriptor instead.
+func (*CountRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *CountRecordsRequest) GetOf() *ListRecordsRequest {
+	if x != nil {
+		return x.Of
+	}
+	return nil
+}
+
+// CountRecordsResponse are the sums over a part of the log: those of all parts are to be added up.
+type CountRecordsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The sums, in no order.
+	Tallies []*RecordTally `protobuf:"bytes,1,rep,name=tallies,proto3" json:"tallies,omitempty"`
+	// Token of the next part; empty if this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// The records are only those about the caller.
+	Own bool `protobuf:"varint,3,opt,name=own,proto3" json:"own,omitempty"`
+	// How many records the expression failed for. They are left out.
+	Failed uint32 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
+	// How it failed, for the first of them.
+	Failure       string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CountRecordsResponse) Reset() {
+	*x = CountRecordsResponse{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CountRecordsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CountRecordsResponse) ProtoMessage() {}
+
+func (x *CountRecordsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CountRecordsResponse.ProtoReflect.Descriptor instead.
+func (*CountRecordsResponse) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *CountRecordsResponse) GetTallies() []*RecordTally {
+	if x != nil {
+		return x.Tallies
+	}
+	return nil
+}
+
+func (x *CountRecordsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *CountRecordsResponse) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
+}
+
+func (x *CountRecordsResponse) GetFailed() uint32 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *CountRecordsResponse) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+// RecordTally counts the records that have a value in a field.
+type RecordTally struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The field: "event", "person" (its email, or else its subject), "login", "host", "environment", "decision", "rule", "source",
+	// or "grant", which is a rule and the login that it granted.
+	Field string `protobuf:"bytes,1,opt,name=field,proto3" json:"field,omitempty"`
+	// The value; for a grant, the rule, a blank and the login.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// How many records there are.
+	Records uint64 `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
+	// How many of them grant a certificate.
+	Granted uint64 `protobuf:"varint,4,opt,name=granted,proto3" json:"granted,omitempty"`
+	// How many of them refuse something.
+	Refused uint64 `protobuf:"varint,5,opt,name=refused,proto3" json:"refused,omitempty"`
+	// When the newest of them was committed.
+	Last          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=last,proto3" json:"last,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordTally) Reset() {
+	*x = RecordTally{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordTally) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordTally) ProtoMessage() {}
+
+func (x *RecordTally) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordTally.ProtoReflect.Descriptor instead.
+func (*RecordTally) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RecordTally) GetField() string {
+	if x != nil {
+		return x.Field
+	}
+	return ""
+}
+
+func (x *RecordTally) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *RecordTally) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *RecordTally) GetGranted() uint64 {
+	if x != nil {
+		return x.Granted
+	}
+	return 0
+}
+
+func (x *RecordTally) GetRefused() uint64 {
+	if x != nil {
+		return x.Refused
+	}
+	return 0
+}
+
+func (x *RecordTally) GetLast() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
 // FollowRecordsRequest asks for all records from an index on.
 type FollowRecordsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -475,7 +894,7 @@ type FollowRecordsRequest struct {
 
 func (x *FollowRecordsRequest) Reset() {
 	*x = FollowRecordsRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -487,7 +906,7 @@ func (x *FollowRecordsRequest) String() string {
 func (*FollowRecordsRequest) ProtoMessage() {}
 
 func (x *FollowRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -500,7 +919,7 @@ func (x *FollowRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRecordsRequest.ProtoReflect.Descriptor instead.
 func (*FollowRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{7}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FollowRecordsRequest) GetFrom() uint64 {
@@ -528,7 +947,7 @@ type FollowRecordsResponse struct {
 
 func (x *FollowRecordsResponse) Reset() {
 	*x = FollowRecordsResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -540,7 +959,7 @@ func (x *FollowRecordsResponse) String() string {
 func (*FollowRecordsResponse) ProtoMessage() {}
 
 func (x *FollowRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -553,7 +972,7 @@ func (x *FollowRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRecordsResponse.ProtoReflect.Descriptor instead.
 func (*FollowRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{8}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FollowRecordsResponse) GetEntry() *Entry {
@@ -576,7 +995,7 @@ type ListIdentitiesRequest struct {
 
 func (x *ListIdentitiesRequest) Reset() {
 	*x = ListIdentitiesRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +1007,7 @@ func (x *ListIdentitiesRequest) String() string {
 func (*ListIdentitiesRequest) ProtoMessage() {}
 
 func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +1020,7 @@ func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesRequest.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{9}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListIdentitiesRequest) GetPageSize() uint32 {
@@ -633,7 +1052,7 @@ type ListIdentitiesResponse struct {
 
 func (x *ListIdentitiesResponse) Reset() {
 	*x = ListIdentitiesResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -645,7 +1064,7 @@ func (x *ListIdentitiesResponse) String() string {
 func (*ListIdentitiesResponse) ProtoMessage() {}
 
 func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -658,7 +1077,7 @@ func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesResponse.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{10}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListIdentitiesResponse) GetSnapshots() [][]byte {
@@ -691,7 +1110,7 @@ type GetCheckpointRequest struct {
 
 func (x *GetCheckpointRequest) Reset() {
 	*x = GetCheckpointRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +1122,7 @@ func (x *GetCheckpointRequest) String() string {
 func (*GetCheckpointRequest) ProtoMessage() {}
 
 func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +1135,7 @@ func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{11}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{14}
 }
 
 // GetCheckpointResponse returns a checkpoint.
@@ -735,7 +1154,7 @@ type GetCheckpointResponse struct {
 
 func (x *GetCheckpointResponse) Reset() {
 	*x = GetCheckpointResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +1166,7 @@ func (x *GetCheckpointResponse) String() string {
 func (*GetCheckpointResponse) ProtoMessage() {}
 
 func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +1179,7 @@ func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointResponse.ProtoReflect.Descriptor instead.
 func (*GetCheckpointResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{12}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetCheckpointResponse) GetCheckpoint() string {
@@ -797,7 +1216,7 @@ type ProveConsistencyRequest struct {
 
 func (x *ProveConsistencyRequest) Reset() {
 	*x = ProveConsistencyRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -809,7 +1228,7 @@ func (x *ProveConsistencyRequest) String() string {
 func (*ProveConsistencyRequest) ProtoMessage() {}
 
 func (x *ProveConsistencyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -822,7 +1241,7 @@ func (x *ProveConsistencyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveConsistencyRequest.ProtoReflect.Descriptor instead.
 func (*ProveConsistencyRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{13}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ProveConsistencyRequest) GetOldSize() uint64 {
@@ -852,7 +1271,7 @@ type ProveConsistencyResponse struct {
 
 func (x *ProveConsistencyResponse) Reset() {
 	*x = ProveConsistencyResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[14]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +1283,7 @@ func (x *ProveConsistencyResponse) String() string {
 func (*ProveConsistencyResponse) ProtoMessage() {}
 
 func (x *ProveConsistencyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[14]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +1296,7 @@ func (x *ProveConsistencyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveConsistencyResponse.ProtoReflect.Descriptor instead.
 func (*ProveConsistencyResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{14}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ProveConsistencyResponse) GetCheckpoint() string {
@@ -905,7 +1324,7 @@ type ProveRecordRequest struct {
 
 func (x *ProveRecordRequest) Reset() {
 	*x = ProveRecordRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[15]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1336,7 @@ func (x *ProveRecordRequest) String() string {
 func (*ProveRecordRequest) ProtoMessage() {}
 
 func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[15]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1349,7 @@ func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRecordRequest.ProtoReflect.Descriptor instead.
 func (*ProveRecordRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{15}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProveRecordRequest) GetIndex() uint64 {
@@ -955,7 +1374,7 @@ type ProveRecordResponse struct {
 
 func (x *ProveRecordResponse) Reset() {
 	*x = ProveRecordResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[16]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -967,7 +1386,7 @@ func (x *ProveRecordResponse) String() string {
 func (*ProveRecordResponse) ProtoMessage() {}
 
 func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[16]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -980,7 +1399,7 @@ func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRecordResponse.ProtoReflect.Descriptor instead.
 func (*ProveRecordResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{16}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ProveRecordResponse) GetEntry() *Entry {
@@ -1015,7 +1434,7 @@ type GetBlobRequest struct {
 
 func (x *GetBlobRequest) Reset() {
 	*x = GetBlobRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[17]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1446,7 @@ func (x *GetBlobRequest) String() string {
 func (*GetBlobRequest) ProtoMessage() {}
 
 func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[17]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1459,7 @@ func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobRequest.ProtoReflect.Descriptor instead.
 func (*GetBlobRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{17}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetBlobRequest) GetDigest() []byte {
@@ -1061,7 +1480,7 @@ type GetBlobResponse struct {
 
 func (x *GetBlobResponse) Reset() {
 	*x = GetBlobResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[18]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1492,7 @@ func (x *GetBlobResponse) String() string {
 func (*GetBlobResponse) ProtoMessage() {}
 
 func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[18]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1505,7 @@ func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobResponse.ProtoReflect.Descriptor instead.
 func (*GetBlobResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{18}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetBlobResponse) GetPart() []byte {
@@ -1124,7 +1543,7 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x10GetRecordRequest\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\"=\n" +
 	"\x11GetRecordResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"\xe6\x01\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"\xae\x04\n" +
 	"\x12ListRecordsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -1132,10 +1551,42 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x12\x18\n" +
 	"\asubject\x18\x04 \x01(\tR\asubject\x120\n" +
 	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x120\n" +
-	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"k\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x18\n" +
+	"\apersons\x18\x14 \x03(\tR\apersons\x12\x16\n" +
+	"\x06logins\x18\x15 \x03(\tR\x06logins\x12\x14\n" +
+	"\x05hosts\x18\x16 \x03(\tR\x05hosts\x12\"\n" +
+	"\fenvironments\x18\x17 \x03(\tR\fenvironments\x12\x1c\n" +
+	"\tdecisions\x18\x18 \x03(\tR\tdecisions\x12\x14\n" +
+	"\x05rules\x18\x19 \x03(\tR\x05rules\x12\x1a\n" +
+	"\bpolicies\x18\x1a \x03(\tR\bpolicies\x12\x16\n" +
+	"\x06events\x18\x1b \x03(\tR\x06events\x12\x18\n" +
+	"\asources\x18\x1c \x03(\tR\asources\x12\x14\n" +
+	"\x05where\x18\x1d \x01(\tR\x05where\x12.\n" +
+	"\x05scope\x18\x1e \x01(\x0e2\x18.hallpass.v1.RecordScopeR\x05scope\x12\x12\n" +
+	"\x04from\x18\x1f \x01(\x04R\x04from\"\xec\x01\n" +
 	"\x13ListRecordsResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.hallpass.v1.EntryR\aentries\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\">\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x10\n" +
+	"\x03own\x18\x14 \x01(\bR\x03own\x12\x16\n" +
+	"\x06failed\x18\x15 \x01(\rR\x06failed\x12\x18\n" +
+	"\afailure\x18\x16 \x01(\tR\afailure\x12;\n" +
+	"\vsearched_to\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"searchedTo\"F\n" +
+	"\x13CountRecordsRequest\x12/\n" +
+	"\x02of\x18\x01 \x01(\v2\x1f.hallpass.v1.ListRecordsRequestR\x02of\"\xb6\x01\n" +
+	"\x14CountRecordsResponse\x122\n" +
+	"\atallies\x18\x01 \x03(\v2\x18.hallpass.v1.RecordTallyR\atallies\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x10\n" +
+	"\x03own\x18\x03 \x01(\bR\x03own\x12\x16\n" +
+	"\x06failed\x18\x04 \x01(\rR\x06failed\x12\x18\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\"\xb7\x01\n" +
+	"\vRecordTally\x12\x14\n" +
+	"\x05field\x18\x01 \x01(\tR\x05field\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x18\n" +
+	"\arecords\x18\x03 \x01(\x04R\arecords\x12\x18\n" +
+	"\agranted\x18\x04 \x01(\x04R\agranted\x12\x18\n" +
+	"\arefused\x18\x05 \x01(\x04R\arefused\x12.\n" +
+	"\x04last\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04last\">\n" +
 	"\x14FollowRecordsRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x12\n" +
 	"\x04last\x18\x02 \x01(\rR\x04last\"A\n" +
@@ -1176,10 +1627,15 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x0eGetBlobRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\"%\n" +
 	"\x0fGetBlobResponse\x12\x12\n" +
-	"\x04part\x18\x01 \x01(\fR\x04part2\xb4\x05\n" +
+	"\x04part\x18\x01 \x01(\fR\x04part*[\n" +
+	"\vRecordScope\x12\x1c\n" +
+	"\x18RECORD_SCOPE_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10RECORD_SCOPE_OWN\x10\x01\x12\x18\n" +
+	"\x14RECORD_SCOPE_ALLOWED\x10\x022\x89\x06\n" +
 	"\fAuditService\x12J\n" +
 	"\tGetRecord\x12\x1d.hallpass.v1.GetRecordRequest\x1a\x1e.hallpass.v1.GetRecordResponse\x12P\n" +
-	"\vListRecords\x12\x1f.hallpass.v1.ListRecordsRequest\x1a .hallpass.v1.ListRecordsResponse\x12X\n" +
+	"\vListRecords\x12\x1f.hallpass.v1.ListRecordsRequest\x1a .hallpass.v1.ListRecordsResponse\x12S\n" +
+	"\fCountRecords\x12 .hallpass.v1.CountRecordsRequest\x1a!.hallpass.v1.CountRecordsResponse\x12X\n" +
 	"\rFollowRecords\x12!.hallpass.v1.FollowRecordsRequest\x1a\".hallpass.v1.FollowRecordsResponse0\x01\x12Y\n" +
 	"\x0eListIdentities\x12\".hallpass.v1.ListIdentitiesRequest\x1a#.hallpass.v1.ListIdentitiesResponse\x12V\n" +
 	"\rGetCheckpoint\x12!.hallpass.v1.GetCheckpointRequest\x1a\".hallpass.v1.GetCheckpointResponse\x12_\n" +
@@ -1199,58 +1655,70 @@ func file_hallpass_v1_audit_proto_rawDescGZIP() []byte {
 	return file_hallpass_v1_audit_proto_rawDescData
 }
 
-var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_hallpass_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_hallpass_v1_audit_proto_goTypes = []any{
-	(*Possession)(nil),               // 0: hallpass.v1.Possession
-	(*SignedPossession)(nil),         // 1: hallpass.v1.SignedPossession
-	(*Entry)(nil),                    // 2: hallpass.v1.Entry
-	(*GetRecordRequest)(nil),         // 3: hallpass.v1.GetRecordRequest
-	(*GetRecordResponse)(nil),        // 4: hallpass.v1.GetRecordResponse
-	(*ListRecordsRequest)(nil),       // 5: hallpass.v1.ListRecordsRequest
-	(*ListRecordsResponse)(nil),      // 6: hallpass.v1.ListRecordsResponse
-	(*FollowRecordsRequest)(nil),     // 7: hallpass.v1.FollowRecordsRequest
-	(*FollowRecordsResponse)(nil),    // 8: hallpass.v1.FollowRecordsResponse
-	(*ListIdentitiesRequest)(nil),    // 9: hallpass.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),   // 10: hallpass.v1.ListIdentitiesResponse
-	(*GetCheckpointRequest)(nil),     // 11: hallpass.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil),    // 12: hallpass.v1.GetCheckpointResponse
-	(*ProveConsistencyRequest)(nil),  // 13: hallpass.v1.ProveConsistencyRequest
-	(*ProveConsistencyResponse)(nil), // 14: hallpass.v1.ProveConsistencyResponse
-	(*ProveRecordRequest)(nil),       // 15: hallpass.v1.ProveRecordRequest
-	(*ProveRecordResponse)(nil),      // 16: hallpass.v1.ProveRecordResponse
-	(*GetBlobRequest)(nil),           // 17: hallpass.v1.GetBlobRequest
-	(*GetBlobResponse)(nil),          // 18: hallpass.v1.GetBlobResponse
-	(*timestamppb.Timestamp)(nil),    // 19: google.protobuf.Timestamp
+	(RecordScope)(0),                 // 0: hallpass.v1.RecordScope
+	(*Possession)(nil),               // 1: hallpass.v1.Possession
+	(*SignedPossession)(nil),         // 2: hallpass.v1.SignedPossession
+	(*Entry)(nil),                    // 3: hallpass.v1.Entry
+	(*GetRecordRequest)(nil),         // 4: hallpass.v1.GetRecordRequest
+	(*GetRecordResponse)(nil),        // 5: hallpass.v1.GetRecordResponse
+	(*ListRecordsRequest)(nil),       // 6: hallpass.v1.ListRecordsRequest
+	(*ListRecordsResponse)(nil),      // 7: hallpass.v1.ListRecordsResponse
+	(*CountRecordsRequest)(nil),      // 8: hallpass.v1.CountRecordsRequest
+	(*CountRecordsResponse)(nil),     // 9: hallpass.v1.CountRecordsResponse
+	(*RecordTally)(nil),              // 10: hallpass.v1.RecordTally
+	(*FollowRecordsRequest)(nil),     // 11: hallpass.v1.FollowRecordsRequest
+	(*FollowRecordsResponse)(nil),    // 12: hallpass.v1.FollowRecordsResponse
+	(*ListIdentitiesRequest)(nil),    // 13: hallpass.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),   // 14: hallpass.v1.ListIdentitiesResponse
+	(*GetCheckpointRequest)(nil),     // 15: hallpass.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil),    // 16: hallpass.v1.GetCheckpointResponse
+	(*ProveConsistencyRequest)(nil),  // 17: hallpass.v1.ProveConsistencyRequest
+	(*ProveConsistencyResponse)(nil), // 18: hallpass.v1.ProveConsistencyResponse
+	(*ProveRecordRequest)(nil),       // 19: hallpass.v1.ProveRecordRequest
+	(*ProveRecordResponse)(nil),      // 20: hallpass.v1.ProveRecordResponse
+	(*GetBlobRequest)(nil),           // 21: hallpass.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),          // 22: hallpass.v1.GetBlobResponse
+	(*timestamppb.Timestamp)(nil),    // 23: google.protobuf.Timestamp
 }
 var file_hallpass_v1_audit_proto_depIdxs = []int32{
-	19, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
-	2,  // 1: hallpass.v1.GetRecordResponse.entry:type_name -> hallpass.v1.Entry
-	19, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
-	19, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
-	2,  // 4: hallpass.v1.ListRecordsResponse.entries:type_name -> hallpass.v1.Entry
-	2,  // 5: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
-	2,  // 6: hallpass.v1.ProveRecordResponse.entry:type_name -> hallpass.v1.Entry
-	3,  // 7: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
-	5,  // 8: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
-	7,  // 9: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
-	9,  // 10: hallpass.v1.AuditService.ListIdentities:input_type -> hallpass.v1.ListIdentitiesRequest
-	11, // 11: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
-	13, // 12: hallpass.v1.AuditService.ProveConsistency:input_type -> hallpass.v1.ProveConsistencyRequest
-	15, // 13: hallpass.v1.AuditService.ProveRecord:input_type -> hallpass.v1.ProveRecordRequest
-	17, // 14: hallpass.v1.AuditService.GetBlob:input_type -> hallpass.v1.GetBlobRequest
-	4,  // 15: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
-	6,  // 16: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
-	8,  // 17: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
-	10, // 18: hallpass.v1.AuditService.ListIdentities:output_type -> hallpass.v1.ListIdentitiesResponse
-	12, // 19: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
-	14, // 20: hallpass.v1.AuditService.ProveConsistency:output_type -> hallpass.v1.ProveConsistencyResponse
-	16, // 21: hallpass.v1.AuditService.ProveRecord:output_type -> hallpass.v1.ProveRecordResponse
-	18, // 22: hallpass.v1.AuditService.GetBlob:output_type -> hallpass.v1.GetBlobResponse
-	15, // [15:23] is the sub-list for method output_type
-	7,  // [7:15] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	23, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
+	3,  // 1: hallpass.v1.GetRecordResponse.entry:type_name -> hallpass.v1.Entry
+	23, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
+	23, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
+	0,  // 4: hallpass.v1.ListRecordsRequest.scope:type_name -> hallpass.v1.RecordScope
+	3,  // 5: hallpass.v1.ListRecordsResponse.entries:type_name -> hallpass.v1.Entry
+	23, // 6: hallpass.v1.ListRecordsResponse.searched_to:type_name -> google.protobuf.Timestamp
+	6,  // 7: hallpass.v1.CountRecordsRequest.of:type_name -> hallpass.v1.ListRecordsRequest
+	10, // 8: hallpass.v1.CountRecordsResponse.tallies:type_name -> hallpass.v1.RecordTally
+	23, // 9: hallpass.v1.RecordTally.last:type_name -> google.protobuf.Timestamp
+	3,  // 10: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
+	3,  // 11: hallpass.v1.ProveRecordResponse.entry:type_name -> hallpass.v1.Entry
+	4,  // 12: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
+	6,  // 13: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
+	8,  // 14: hallpass.v1.AuditService.CountRecords:input_type -> hallpass.v1.CountRecordsRequest
+	11, // 15: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
+	13, // 16: hallpass.v1.AuditService.ListIdentities:input_type -> hallpass.v1.ListIdentitiesRequest
+	15, // 17: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
+	17, // 18: hallpass.v1.AuditService.ProveConsistency:input_type -> hallpass.v1.ProveConsistencyRequest
+	19, // 19: hallpass.v1.AuditService.ProveRecord:input_type -> hallpass.v1.ProveRecordRequest
+	21, // 20: hallpass.v1.AuditService.GetBlob:input_type -> hallpass.v1.GetBlobRequest
+	5,  // 21: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
+	7,  // 22: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
+	9,  // 23: hallpass.v1.AuditService.CountRecords:output_type -> hallpass.v1.CountRecordsResponse
+	12, // 24: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
+	14, // 25: hallpass.v1.AuditService.ListIdentities:output_type -> hallpass.v1.ListIdentitiesResponse
+	16, // 26: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
+	18, // 27: hallpass.v1.AuditService.ProveConsistency:output_type -> hallpass.v1.ProveConsistencyResponse
+	20, // 28: hallpass.v1.AuditService.ProveRecord:output_type -> hallpass.v1.ProveRecordResponse
+	22, // 29: hallpass.v1.AuditService.GetBlob:output_type -> hallpass.v1.GetBlobResponse
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_audit_proto_init() }
@@ -1263,13 +1731,14 @@ func file_hallpass_v1_audit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_audit_proto_rawDesc), len(file_hallpass_v1_audit_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   19,
+			NumEnums:      1,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_hallpass_v1_audit_proto_goTypes,
 		DependencyIndexes: file_hallpass_v1_audit_proto_depIdxs,
+		EnumInfos:         file_hallpass_v1_audit_proto_enumTypes,
 		MessageInfos:      file_hallpass_v1_audit_proto_msgTypes,
 	}.Build()
 	File_hallpass_v1_audit_proto = out.File

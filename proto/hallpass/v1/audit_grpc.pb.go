@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	AuditService_GetRecord_FullMethodName        = "/hallpass.v1.AuditService/GetRecord"
 	AuditService_ListRecords_FullMethodName      = "/hallpass.v1.AuditService/ListRecords"
+	AuditService_CountRecords_FullMethodName     = "/hallpass.v1.AuditService/CountRecords"
 	AuditService_FollowRecords_FullMethodName    = "/hallpass.v1.AuditService/FollowRecords"
 	AuditService_ListIdentities_FullMethodName   = "/hallpass.v1.AuditService/ListIdentities"
 	AuditService_GetCheckpoint_FullMethodName    = "/hallpass.v1.AuditService/GetCheckpoint"
@@ -33,12 +34,15 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// AuditService reads the log. The caller needs the role "auditor" or "admin" of the policy in force.
+// AuditService reads the log. The caller needs the role "auditor" or "admin" of the policy in force; without it, people may read
+// the records about themselves (GetRecord, ListRecords).
 type AuditServiceClient interface {
 	// GetRecord returns one record with what it cites.
 	GetRecord(ctx context.Context, in *GetRecordRequest, opts ...grpc.CallOption) (*GetRecordResponse, error)
 	// ListRecords returns records, newest first, a page at a time.
 	ListRecords(ctx context.Context, in *ListRecordsRequest, opts ...grpc.CallOption) (*ListRecordsResponse, error)
+	// CountRecords sums up who asked for what and how it ended, over a part of the log at a time.
+	CountRecords(ctx context.Context, in *CountRecordsRequest, opts ...grpc.CallOption) (*CountRecordsResponse, error)
 	// FollowRecords sends records as they are committed, oldest first, without a gap.
 	FollowRecords(ctx context.Context, in *FollowRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FollowRecordsResponse], error)
 	// ListIdentities returns who is known to the log, each as a policy saw it last, a page at a time.
@@ -75,6 +79,16 @@ func (c *auditServiceClient) ListRecords(ctx context.Context, in *ListRecordsReq
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListRecordsResponse)
 	err := c.cc.Invoke(ctx, AuditService_ListRecords_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditServiceClient) CountRecords(ctx context.Context, in *CountRecordsRequest, opts ...grpc.CallOption) (*CountRecordsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CountRecordsResponse)
+	err := c.cc.Invoke(ctx, AuditService_CountRecords_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -163,12 +177,15 @@ type AuditService_GetBlobClient = grpc.ServerStreamingClient[GetBlobResponse]
 // All implementations must embed UnimplementedAuditServiceServer
 // for forward compatibility.
 //
-// AuditService reads the log. The caller needs the role "auditor" or "admin" of the policy in force.
+// AuditService reads the log. The caller needs the role "auditor" or "admin" of the policy in force; without it, people may read
+// the records about themselves (GetRecord, ListRecords).
 type AuditServiceServer interface {
 	// GetRecord returns one record with what it cites.
 	GetRecord(context.Context, *GetRecordRequest) (*GetRecordResponse, error)
 	// ListRecords returns records, newest first, a page at a time.
 	ListRecords(context.Context, *ListRecordsRequest) (*ListRecordsResponse, error)
+	// CountRecords sums up who asked for what and how it ended, over a part of the log at a time.
+	CountRecords(context.Context, *CountRecordsRequest) (*CountRecordsResponse, error)
 	// FollowRecords sends records as they are committed, oldest first, without a gap.
 	FollowRecords(*FollowRecordsRequest, grpc.ServerStreamingServer[FollowRecordsResponse]) error
 	// ListIdentities returns who is known to the log, each as a policy saw it last, a page at a time.
@@ -196,6 +213,9 @@ func (UnimplementedAuditServiceServer) GetRecord(context.Context, *GetRecordRequ
 }
 func (UnimplementedAuditServiceServer) ListRecords(context.Context, *ListRecordsRequest) (*ListRecordsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRecords not implemented")
+}
+func (UnimplementedAuditServiceServer) CountRecords(context.Context, *CountRecordsRequest) (*CountRecordsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CountRecords not implemented")
 }
 func (UnimplementedAuditServiceServer) FollowRecords(*FollowRecordsRequest, grpc.ServerStreamingServer[FollowRecordsResponse]) error {
 	return status.Error(codes.Unimplemented, "method FollowRecords not implemented")
@@ -268,6 +288,24 @@ func _AuditService_ListRecords_Handler(srv interface{}, ctx context.Context, dec
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AuditServiceServer).ListRecords(ctx, req.(*ListRecordsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuditService_CountRecords_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CountRecordsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServiceServer).CountRecords(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuditService_CountRecords_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServiceServer).CountRecords(ctx, req.(*CountRecordsRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -380,6 +418,10 @@ var AuditService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRecords",
 			Handler:    _AuditService_ListRecords_Handler,
+		},
+		{
+			MethodName: "CountRecords",
+			Handler:    _AuditService_CountRecords_Handler,
 		},
 		{
 			MethodName: "ListIdentities",
