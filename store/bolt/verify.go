@@ -63,7 +63,7 @@ func (s *Store) verifyOwner(tx *bbolt.Tx) (audit.Checkpoint, error) {
 	for _, name := range buckets {
 		// Facts of an older program have no index; migrated makes them anew.
 		older := meta != nil && !bytes.Equal(meta.Get(factsKey), []byte{audit.FactsVersion})
-		if tx.Bucket(name) == nil && !(older && bytes.Equal(name, indexBucket)) {
+		if tx.Bucket(name) == nil && (!older || !bytes.Equal(name, indexBucket)) {
 			return audit.Checkpoint{}, fmt.Errorf("it is no log: it has no bucket %s", name)
 		}
 	}
