@@ -245,7 +245,7 @@ func (a *app) verifyOnline(ctx context.Context, f logFlags, older [][]byte) erro
 
 // check runs a verification, and shows how far it is.
 func (a *app) check(ctx context.Context, s verify.Source) (*verify.Summary, error) {
-	s.Derive, s.Engine = derive, policy.Engine
+	s.Derive, s.Index, s.Engine = derive, index, policy.Engine
 	defer debug.SetGCPercent(debug.SetGCPercent(verifyGCPercent))
 	if isTerminal(a.err) {
 		shown := time.Now()

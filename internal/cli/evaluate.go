@@ -122,11 +122,24 @@ func derive(r *pb.Record) ([]verify.Fact, error) {
 	if err != nil {
 		return nil, err
 	}
+	return derived(facts), nil
+}
+
+// index says likewise which facts follow from many records together.
+func index() func(*pb.Record) ([]verify.Fact, error) {
+	var index audit.Index
+	return func(r *pb.Record) ([]verify.Fact, error) {
+		facts, err := index.Add(r)
+		return derived(facts), err
+	}
+}
+
+func derived(facts []audit.Fact) []verify.Fact {
 	out := make([]verify.Fact, len(facts))
 	for i, f := range facts {
 		out[i] = verify.Fact{Key: f.Key, Value: f.Value, Expires: f.Expires, Rule: rules[f.Rule]}
 	}
-	return out, nil
+	return out
 }
 
 var rules = map[audit.FactRule]verify.Rule{

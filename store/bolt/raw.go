@@ -111,7 +111,7 @@ func (r *Raw) Hashes() iter.Seq2[Row, error] { return r.rows(hashesBucket) }
 // Blobs are the stored blobs, by key.
 func (r *Raw) Blobs() iter.Seq2[Row, error] { return r.rows(blobsBucket) }
 
-// Facts are the stored facts, also those that expired.
+// Facts are the stored facts, also those that expired, and the index.
 func (r *Raw) Facts() iter.Seq2[RawFact, error] {
 	return func(yield func(RawFact, error) bool) {
 		for row, err := range r.rows(factsBucket) {
@@ -120,6 +120,11 @@ func (r *Raw) Facts() iter.Seq2[RawFact, error] {
 				f, err = rawFact(row)
 			}
 			if !yield(f, err) || err != nil {
+				return
+			}
+		}
+		for row, err := range r.rows(indexBucket) {
+			if !yield(RawFact{Key: row.Key, Value: row.Value}, err) || err != nil {
 				return
 			}
 		}

@@ -8,6 +8,8 @@ import (
 	"sync"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 )
 
 const (
@@ -54,6 +56,9 @@ func Check(ctx context.Context, s Source) (*Summary, error) {
 	k := &checker{source: s, checkpoint: c, older: older, summary: Summary{Checkpoint: c}}
 	k.walk = newWalk(c, s.PublicKey, &k.tree)
 	k.projection.init()
+	if s.Index != nil {
+		k.index = s.Index()
+	}
 	if s.Hashes != nil {
 		k.hashes = newPuller(s.Hashes)
 		defer k.hashes.stop()
@@ -162,6 +167,7 @@ func (k *checker) look(i *item) {
 
 // checker is a check on its way.
 type checker struct {
+	index      func(*pb.Record) ([]Fact, error) // see Source.Index
 	source     Source
 	checkpoint Checkpoint
 	older      map[uint64][]Checkpoint
@@ -221,7 +227,11 @@ func (k *checker) one(place uint64, i *item) error {
 		return err
 	}
 	if k.source.Derive != nil {
-		if err := k.projection.take(place, i.record.GetTime().AsTime(), i.facts); err != nil {
+		facts, err := together(k.index, i.record, i.facts)
+		if err != nil {
+			return err
+		}
+		if err := k.projection.take(place, i.record.GetTime().AsTime(), facts); err != nil {
 			return err
 		}
 	}
@@ -235,6 +245,15 @@ func (k *checker) one(place uint64, i *item) error {
 		}
 	}
 	return nil
+}
+
+// together adds to the facts of a record those that follow from it and the records before it.
+func together(index func(*pb.Record) ([]Fact, error), r *pb.Record, facts []Fact) ([]Fact, error) {
+	if index == nil {
+		return facts, nil
+	}
+	more, err := index(r)
+	return append(facts, more...), err
 }
 
 // evaluated counts what became of a decision that was made again.

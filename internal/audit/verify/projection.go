@@ -7,6 +7,8 @@ import (
 	"hash/maphash"
 	"strings"
 	"time"
+
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 )
 
 // sweepEvery is after how many records facts that expired are forgotten.
@@ -172,6 +174,10 @@ func (p *projection) name(s Source) error {
 		}
 		there[fingerprint(seed, f)] = true
 	}
+	var indexed func(*pb.Record) ([]Fact, error)
+	if s.Index != nil {
+		indexed = s.Index()
+	}
 	follows, index := map[uint64]bool{}, uint64(0)
 	for raw, err := range s.Records {
 		if err != nil {
@@ -182,6 +188,9 @@ func (p *projection) name(s Source) error {
 			return &RecordError{Index: index, Err: err}
 		}
 		facts, err := s.Derive(r.record)
+		if err == nil {
+			facts, err = together(indexed, r.record, facts)
+		}
 		if err != nil {
 			return &RecordError{Index: index, Err: err}
 		}

@@ -25,6 +25,8 @@ type Source struct {
 	Stored iter.Seq2[Fact, error]
 	// Derive says which facts follow from a record. Required with Stored.
 	Derive func(*pb.Record) ([]Fact, error)
+	// Index begins to say which facts follow from many records together: what it returns is told of each record in order. May be nil.
+	Index func() func(*pb.Record) ([]Fact, error)
 	// Evaluate makes a decision again, from what its record cites, and holds it against the record; of a policy that comes into
 	// force it sees that it can be read. It is called by several goroutines. ErrErased says that it cannot be told. If nil, decisions
 	// are held against everything but the policy.
