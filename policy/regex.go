@@ -22,7 +22,7 @@ func (regexSize) Validate(_ *cel.Env, _ cel.ValidatorConfig, a *ast.AST, issues 
 		pattern := args[len(args)-1]
 		s, ok := stringOf(pattern)
 		if n, err := instructions(s); ok && err == nil && n > maxRegex { // what is no pattern is told of elsewhere
-			issues.ReportErrorAtID(pattern.ID(), "regex program size %d exceeds limit of %d", n, maxRegex)
+			issues.ReportErrorAtID(pattern.ID(), "the pattern takes %d steps, and %d are allowed: write a shorter one", n, maxRegex)
 		}
 	}))
 }

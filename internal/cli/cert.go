@@ -101,6 +101,7 @@ func (a *app) request(ctx context.Context, t target, w wish) (*client.Issued, er
 	if err != nil {
 		return nil, forked(err)
 	}
+	a.tellRestored(issued.Restored)
 	c, err := openCerts()
 	if err != nil {
 		return nil, err

@@ -142,6 +142,20 @@ func loadCheckpoint(file string) ([]byte, error) {
 	return text, nil
 }
 
+// tellRestored says that the log of the CA was restored since this user saw it last. It is told once: from now on the log is known as
+// it is now.
+func (a *app) tellRestored(gap *audit.Gap) {
+	if gap == nil || len(gap.Restores) == 0 {
+		return
+	}
+	last := gap.Restores[len(gap.Restores)-1]
+	lost := "nothing that you had seen of it is lost"
+	if gap.Lost > 0 {
+		lost = fmt.Sprintf("the newest %d of the records that you had seen are lost, and certificates that they granted are no longer in the log", gap.Lost)
+	}
+	a.note("the CA restored its log from a backup on %s, as the key of the log says: %s", last.Time.Format(time.RFC3339), lost)
+}
+
 // forked keeps the evidence that a CA forked its log, and says what to do with it.
 func forked(err error) error {
 	fork, ok := errors.AsType[*client.ForkError](err)

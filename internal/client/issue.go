@@ -22,6 +22,8 @@ type Issued struct {
 	Index    uint64
 	Decision *pb.Decision
 	Policy   *pb.PolicyRef
+	// Restored tells that the log was restored since it was seen last, as its key says; nil if it was not. The user is to be told, once.
+	Restored *audit.Gap
 }
 
 // Issue asks for a certificate. Of the request, Login, Host, TTL, Reason, Rule and BreakGlass count. If the answer gets lost,
@@ -37,7 +39,7 @@ func (c *Client) Issue(ctx context.Context, who SignIn, r ca.Request) (*Issued, 
 		return nil, fmt.Errorf("the checkpoint of the log that was kept cannot be read: %w", err)
 	}
 	message := &pb.IssueRequest{Request: request, Sshsig: sshsig, LastSize: size}
-	answer, cert, err := c.issue(ctx, who, r, message, seen)
+	answer, cert, restored, err := c.issue(ctx, who, r, message, seen)
 	if err != nil {
 		return nil, err
 	}
@@ -47,37 +49,39 @@ func (c *Client) Issue(ctx context.Context, who SignIn, r ca.Request) (*Issued, 
 			return nil, err
 		}
 		message.LastSize = known.Size
-		answer, cert, err = c.issue(ctx, who, r, message, newest)
+		answer, cert, restored, err = c.issue(ctx, who, r, message, newest)
 		return answer, err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &Issued{cert, answer.GetIndex(), answer.GetDecision(), answer.GetPolicy()}, nil
+	return &Issued{cert, answer.GetIndex(), answer.GetDecision(), answer.GetPolicy(), restored}, nil
 }
 
 // issue sends a request and checks what comes back: the certificate, its record, and that the log goes on from what was seen of it.
-func (c *Client) issue(ctx context.Context, who SignIn, r ca.Request, message *pb.IssueRequest, seen []byte) (*pb.IssueResponse, *ssh.Certificate, error) {
+func (c *Client) issue(ctx context.Context, who SignIn, r ca.Request, message *pb.IssueRequest, seen []byte) (
+	answer *pb.IssueResponse, cert *ssh.Certificate, restored *audit.Gap, err error,
+) {
 	authorized := authorize(ctx, who)
-	answer, err := c.certs.Issue(authorized, message)
+	answer, err = c.certs.Issue(authorized, message)
 	if err = c.fromStatus(err); answerLost(err) && ctx.Err() == nil {
 		answer, err = c.certs.Issue(authorized, message)
 		err = c.fromStatus(err)
 	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	cert, err := verify(answer, who, r, c.now())
+	cert, err = verify(answer, who, r, c.now())
 	if err == nil {
 		err = verifyRecord(answer, message.GetRequest(), cert, who.Log)
 	}
 	if err == nil {
-		err = verifyContinuation(seen, answer.GetCheckpoint(), answer.GetConsistencyProof(), who.Log.PublicKey)
+		restored, err = c.continued(ctx, who, seen, answer)
 	}
 	if err != nil {
-		return nil, nil, fmt.Errorf("the CA answered with a certificate that must not be used: %w", err)
+		return nil, nil, nil, fmt.Errorf("the CA answered with a certificate that must not be used: %w", err)
 	}
-	return answer, cert, nil
+	return answer, cert, restored, nil
 }
 
 // DryRun asks what Issue would decide. Nothing is recorded.

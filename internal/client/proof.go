@@ -129,6 +129,61 @@ func verifyContinuation(seen, shown []byte, wire [][]byte, publicKey string) err
 	return nil
 }
 
+// continued wants the log of an answer to go on from what was seen of it. After a restore it cannot, if records were lost: then the
+// log key must say so, and the log must go on from what both have.
+func (c *Client) continued(ctx context.Context, who SignIn, seen []byte, answer *pb.IssueResponse) (*audit.Gap, error) {
+	err := verifyContinuation(seen, answer.GetCheckpoint(), answer.GetConsistencyProof(), who.Log.PublicKey)
+	fork, forked := errors.AsType[*ForkError](err)
+	if !forked {
+		return nil, err
+	}
+	before, beforeErr := audit.OpenCheckpoint(seen, who.Log.PublicKey)
+	now, nowErr := audit.OpenCheckpoint(answer.GetCheckpoint(), who.Log.PublicKey)
+	if beforeErr != nil || nowErr != nil || now.Epoch <= before.Epoch {
+		return nil, err
+	}
+	gap, err := c.restored(ctx, who, before, now)
+	if err != nil {
+		fork.Err = fmt.Errorf("%w: that does not follow from a restore: %w", fork.Err, err)
+		return nil, fork
+	}
+	return gap, nil
+}
+
+// restored says how the log got from one epoch to a later one, and checks that it does.
+func (c *Client) restored(ctx context.Context, who SignIn, before, now audit.Checkpoint) (*audit.Gap, error) {
+	newest, err := c.GetCheckpoint(ctx, who)
+	if err != nil {
+		return nil, err
+	}
+	gap, err := audit.Between(before, now, newest.GetRestores(), who.Log.PublicKey)
+	if err != nil {
+		return nil, err
+	}
+	root := before.Root
+	for _, r := range gap.Restores {
+		if gap.Common < before.Size && r.Base.Size == gap.Common {
+			root = r.Base.Root
+		}
+	}
+	ctx, err = c.prove(ctx, who, pb.AuditService_ProveConsistency_FullMethodName)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := c.audit.ProveConsistency(ctx, &pb.ProveConsistencyRequest{OldSize: gap.Common, NewSize: now.Size})
+	if err != nil {
+		return nil, c.fromStatus(err)
+	}
+	proof, err := hashes(answer.GetProof())
+	if err != nil {
+		return nil, err
+	}
+	if err := tlog.CheckTree(proof, int64(now.Size), now.Root, int64(gap.Common), root); err != nil {
+		return nil, fmt.Errorf("the log does not go on from the %d records that it says it kept: %w", gap.Common, err)
+	}
+	return &gap, nil
+}
+
 // remember holds an answer against the newest checkpoint that is kept, and keeps that of the answer. If another process kept one
 // since the question was sent, the same question is asked again: the answer is the same, with a proof from that one on.
 func (m Memory) remember(ctx context.Context, seen []byte, answer *pb.IssueResponse, again func(seen []byte) (*pb.IssueResponse, error)) error {
