@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
 	"golang.org/x/sys/unix"
@@ -142,6 +143,42 @@ func TestWriteRefused(t *testing.T) {
 	case <-s.Dead():
 		t.Error("the log is dead")
 	default:
+	}
+}
+
+// TestWriteRefusedWhereABlockEnds refuses each write of the append that completes a block of the index, and of those around it: what
+// an append that failed had told the index is not in it.
+func TestWriteRefusedWhereABlockEnds(t *testing.T) {
+	if !inChild(t) {
+		return
+	}
+	clock := storetest.NewClock()
+	s := create(t, newPath(t), newConfig(t, clock.Now))
+	f := storetest.NewFixture(t, s, clock.Now)
+	refusals := 0
+	for size := uint64(0); size < audit.BlockSize+3; {
+		var err error
+		if size, err = s.Size(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for limit := int64(2 * page); size >= audit.BlockSize-3 && limit < 1<<24; limit += 4 * page {
+			lift := limitFiles(t, limit)
+			_, err := f.Record(t, f.Grant(t, fmt.Sprint("refused", limit)))
+			lift()
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, store.ErrUnavailable) {
+				t.Fatal(err)
+			}
+			refusals++
+		}
+		if _, err := f.Record(t, f.Grant(t, fmt.Sprint("user", size))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if storetest.Check(t, s); refusals < 20 {
+		t.Errorf("only %d writes were refused", refusals)
 	}
 }
 
