@@ -105,21 +105,21 @@ func (a *asking) own(variable string) string {
 	case "request.break_glass":
 		return "whether you declare an emergency"
 	case "identity.issuer":
-		return "where you signed in"
+		return "the provider that you signed in at"
 	case "identity.subject":
 		return "who you are"
 	case "identity.kind":
-		return "that you are a " + a.q.Identity.Kind.String()
+		return "your kind of identity, " + a.q.Identity.Kind.String()
 	case "identity.email":
 		return "your email"
 	case "identity.groups":
 		return "your groups"
 	case "token.bound":
-		return "whether your sign-in is bound to your key"
+		return "the binding of your sign-in to your key"
 	case "token.auth_time":
-		return "when you signed in"
+		return "the time of your sign-in"
 	case "token.issued_at":
-		return "when your token was issued"
+		return "the time your token was issued"
 	case "now":
 		return "the time"
 	}
