@@ -46,6 +46,8 @@ type hostile struct {
 	issue func(context.Context, *pb.CertificateRequest) (*pb.IssueResponse, error)
 	// log proves what issue returns, unless that has a record already.
 	log *fakelog.Log
+	// deciding makes one of issue and the proof of its answer: records enter the log in the order of their indexes.
+	deciding sync.Mutex
 
 	mu       sync.Mutex // guards what follows
 	requests [][]byte
@@ -68,6 +70,8 @@ func (h *hostile) Issue(ctx context.Context, in *pb.IssueRequest) (*pb.IssueResp
 	if err := verifySSHSIG(in.GetRequest(), in.GetSshsig(), key, ca.RequestNamespace); err != nil {
 		return nil, err
 	}
+	h.deciding.Lock()
+	defer h.deciding.Unlock()
 	answer, err := h.issue(ctx, &r)
 	if err != nil {
 		return nil, err
