@@ -94,9 +94,9 @@ func (a *app) auditUnused(ctx context.Context, dir string, days int, patch bool)
 		return a.printJSON(map[string]any{"days": days, "since": since.UTC().Truncate(time.Second), "log_begins": begins, "unused": unused})
 	}
 	for _, u := range unused {
-		text := fmt.Sprintf("%s:%d: nobody used the rule %s", u.File, u.Line, u.Rule)
+		text := fmt.Sprintf("%s:%d: no one used the rule %s", u.File, u.Line, u.Rule)
 		if u.Login != "" {
-			text = fmt.Sprintf("%s:%d: nobody got the login %s by the rule %s", u.File, u.Line, u.Login, u.Rule)
+			text = fmt.Sprintf("%s:%d: no one got the login %s by the rule %s", u.File, u.Line, u.Login, u.Rule)
 		}
 		if u.Owner != "" {
 			text += " (owner: " + u.Owner + ")"
