@@ -33,16 +33,33 @@ func OpenCopy(path, publicKey string) (*Copy, error) {
 
 func openCopy(path, publicKey string) (*Copy, error) {
 	s := &Store{path: path, done: make(chan struct{}), dead: make(chan struct{}), changed: make(chan struct{})}
-	err := guard(func() (err error) {
-		s.db, err = bbolt.Open(path, 0, &bbolt.Options{
+	var err error
+	if s.db, err = openReadOnly(path, checkPages); err != nil {
+		return nil, err
+	}
+	if err := guard(func() error { return s.verifyCopy(publicKey) }); err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
+	return &Copy{s}, nil
+}
+
+// openReadOnly opens a bbolt file that no daemon has open, after the checks of its pages. It makes none where there is none.
+func openReadOnly(path string, checks ...func(*os.File) error) (db *bbolt.DB, err error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // a pipe would never be open
+		return nil, errors.New("it is no regular file")
+	}
+	err = guard(func() (err error) {
+		db, err = bbolt.Open(path, 0, &bbolt.Options{
 			ReadOnly: true, Timeout: lockTimeout, PageSize: pageSize, NoStatistics: true,
 			OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 				f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
 				if err != nil {
 					return nil, err
 				}
-				if err := checkPages(f); err != nil {
-					return nil, errors.Join(err, f.Close())
+				for _, check := range checks {
+					if err := check(f); err != nil {
+						return nil, errors.Join(err, f.Close())
+					}
 				}
 				return f, nil
 			},
@@ -52,13 +69,7 @@ func openCopy(path, publicKey string) (*Copy, error) {
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, errors.New("a daemon has it open: copy the file and open the copy")
 	}
-	if err != nil {
-		return nil, err
-	}
-	if err := guard(func() error { return s.verifyCopy(publicKey) }); err != nil {
-		return nil, errors.Join(err, s.db.Close())
-	}
-	return &Copy{s}, nil
+	return db, err
 }
 
 // verifyCopy takes the key from the genesis if none is given.

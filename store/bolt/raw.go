@@ -6,13 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"go.etcd.io/bbolt"
-	bbolterrors "go.etcd.io/bbolt/errors"
 )
 
 // Raw is a copy of a log of which nothing is believed but that it is a bbolt file in good order: what Open and OpenCopy would refuse
@@ -34,32 +32,8 @@ type RawFact struct {
 // OpenRaw opens a copy and checks each page of the file that leads to something. Close it when done.
 func OpenRaw(path string) (*Raw, error) {
 	r := &Raw{path: path}
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // a pipe would never be open
-		return nil, fmt.Errorf("open copy of a log %s: it is no regular file", path)
-	}
-	err := guard(func() (err error) {
-		r.db, err = bbolt.Open(path, 0, &bbolt.Options{
-			ReadOnly: true, Timeout: lockTimeout, PageSize: pageSize, NoStatistics: true,
-			OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
-				f, err := os.OpenFile(name, flag&^os.O_CREATE, mode)
-				if err != nil {
-					return nil, err
-				}
-				if err := checkPages(f); err != nil {
-					return nil, errors.Join(err, f.Close())
-				}
-				if err := checkTree(f); err != nil {
-					return nil, errors.Join(err, f.Close())
-				}
-				return f, nil
-			},
-		})
-		return err
-	})
-	if errors.Is(err, bbolterrors.ErrTimeout) {
-		err = errors.New("a daemon has it open: copy the file and open the copy")
-	}
-	if err == nil {
+	var err error
+	if r.db, err = openReadOnly(path, checkPages, checkTree); err == nil {
 		if err = r.checkBuckets(); err != nil {
 			err = errors.Join(err, r.db.Close())
 		}
