@@ -1,7 +1,18 @@
 package cli
 
+import "context"
+
 // NoFormula is noFormula, for what no command can be brought to print.
 var NoFormula = noFormula
 
 // PatchOf is patchOf, for files of odd forms.
 var PatchOf = patchOf
+
+// Locks take a lock of each kind. A process may hold one of each.
+var Locks = map[string]func(ctx context.Context, name string) (unlock func(), err error){
+	"target": func(ctx context.Context, name string) (func(), error) {
+		return lockTarget(ctx, target{name, "host.example.com"})
+	},
+	"sign-in": func(ctx context.Context, _ string) (func(), error) { return lockSignIn(ctx) },
+	"log":     lockLog,
+}

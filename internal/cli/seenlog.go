@@ -117,7 +117,7 @@ func (a *app) knownLog(address client.Address) (client.Log, error) {
 		return client.Log{}, err
 	}
 	return client.Log{PublicKey: key, Memory: client.Memory{
-		Lock: func(ctx context.Context) (func(), error) { return lock(ctx, "log "+id, "checks the log") },
+		Lock: func(ctx context.Context) (func(), error) { return lockLog(ctx, id) },
 		Load: func() ([]byte, error) { return loadCheckpoint(file) },
 		Save: func(checkpoint []byte) error {
 			if err := writeFile(file, checkpoint); err != nil {
