@@ -121,6 +121,7 @@ type Store struct {
 	// mu guards what is known to be durable.
 	mu      sync.Mutex
 	durable head
+	recent  *recent       // nil in a copy
 	changed chan struct{} // closed and replaced when durable changes, or the log dies
 }
 
@@ -249,6 +250,7 @@ func open(path string, cfg Config, openFile func(string, int, os.FileMode) (*os.
 		headDone: make(chan struct{}),
 		dead:     make(chan struct{}),
 		changed:  make(chan struct{}),
+		recent:   &recent{},
 	}
 	s.close = sync.OnceValue(s.shut)
 	s.mapped = mapSize(path)

@@ -129,10 +129,10 @@ func (s *Store) gather(c *call) []*call {
 // commit writes a batch in one transaction and answers each call in it.
 func (s *Store) commit(batch []*call) {
 	results := make([]result, len(batch))
-	next, err := s.write(batch, results)
+	next, added, err := s.write(batch, results)
 	switch {
 	case err == nil:
-		s.publish(next)
+		s.publish(next, added)
 	case errors.Is(err, store.ErrInDoubt):
 		s.die(err)
 	}
@@ -144,18 +144,18 @@ func (s *Store) commit(batch []*call) {
 	}
 }
 
-// write returns the new end of the log. Entries that fail have their error in results; an error of write itself is that of all.
-func (s *Store) write(batch []*call, results []result) (head, error) {
+// write returns the new end of the log, and what it added. Entries that fail have their error in results; an error of write itself is that of all.
+func (s *Store) write(batch []*call, results []result) (head, fresh, error) {
 	at, err := s.now()
 	if err != nil {
-		return s.durable, err
+		return s.durable, fresh{}, err
 	}
 	var tx *bbolt.Tx
 	if err := guard(func() (err error) {
 		tx, err = s.db.Begin(true)
 		return err
 	}); err != nil {
-		return s.durable, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
+		return s.durable, fresh{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
 	w := writer{tx: tx, key: s.cfg.LogKey, head: s.durable, index: s.index}
 	w.head.time, w.head.tx = at, tx.ID()
@@ -181,14 +181,14 @@ func (s *Store) write(batch []*call, results []result) (head, error) {
 		if err = errors.Join(err, rollbackErr); err != nil {
 			err = fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 		}
-		return s.durable, err
+		return s.durable, fresh{}, err
 	}
 	if err := guard(tx.Commit); err != nil {
 		_ = guard(tx.Rollback) // only a panic left anything to roll back
-		return s.durable, s.classify(err)
+		return s.durable, fresh{}, s.classify(err)
 	}
 	s.index = w.index
-	return w.head, nil
+	return w.head, w.added, nil
 }
 
 // now reads the clock for a commit. The time of the log never goes back, and does not follow a clock that jumped.
@@ -211,7 +211,8 @@ func (s *Store) now() (time.Time, error) {
 }
 
 // publish shows readers what is durable now.
-func (s *Store) publish(next head) {
+func (s *Store) publish(next head, added fresh) {
+	s.recent.add(added)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if next.size == s.durable.size {

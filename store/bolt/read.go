@@ -72,8 +72,17 @@ func (s *Store) awaitDurable(ctx context.Context, tx *bbolt.Tx) (head, error) {
 
 // Records implements store.Store.
 func (s *Store) Records(ctx context.Context, from uint64, n int) ([][]byte, error) {
+	h, _, err := s.watch(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if from < h.size && n > 0 {
+		if records, ok := s.recent.recordsFrom(from, int(min(uint64(n), h.size-from))); ok {
+			return records, nil
+		}
+	}
 	var records [][]byte
-	err := s.view(ctx, func(tx *bbolt.Tx, _ head) error {
+	err = s.view(ctx, func(tx *bbolt.Tx, _ head) error {
 		c := tx.Bucket(recordsBucket).Cursor()
 		for k, v := c.Seek(number(from)); k != nil && len(records) < n; k, v = c.Next() {
 			records = append(records, bytes.Clone(v))
@@ -190,21 +199,23 @@ func after(prefix []byte) []byte {
 
 // Checkpoint implements store.Store.
 func (s *Store) Checkpoint(ctx context.Context) ([]byte, error) {
-	var checkpoint []byte
-	err := s.view(ctx, func(tx *bbolt.Tx, _ head) error {
-		checkpoint = bytes.Clone(tx.Bucket(metaBucket).Get(checkpointKey))
-		return nil
-	})
-	return checkpoint, err
+	h, _, err := s.watch(ctx)
+	return bytes.Clone(h.checkpoint), err
 }
 
 // Hashes implements store.Store.
 func (s *Store) Hashes(ctx context.Context, indexes []int64) ([]tlog.Hash, error) {
+	if hashes, ok := s.recent.hashesAt(indexes); ok {
+		return hashes, nil
+	}
 	var hashes []tlog.Hash
 	err := s.view(ctx, func(tx *bbolt.Tx, _ head) (err error) {
 		hashes, err = hashReader(tx).ReadHashes(indexes)
 		return err
 	})
+	if err == nil {
+		s.recent.addHashes(indexes, hashes)
+	}
 	return hashes, err
 }
 

@@ -31,6 +31,7 @@ type writer struct {
 	head     head // the end of the log as the transaction has it; its time is that of the commit
 	// index is that of the records so far.
 	index *audit.Index
+	added fresh
 	// pruning is how many expired facts may still be forgotten.
 	pruning int
 }
@@ -101,6 +102,7 @@ func (w *writer) put(b built, blobs, erased [][]byte) {
 	for i, h := range added {
 		must(hashes.Put(number(uint64(first)+uint64(i)), h[:]))
 	}
+	w.added.add(index, b.bytes, first, added)
 	for _, f := range b.facts {
 		w.putFact(f)
 	}
