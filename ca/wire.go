@@ -121,6 +121,15 @@ func parseCertificate(toBeSigned []byte) (*parsed, error) {
 	return p, nil
 }
 
+// ReadToBeSigned returns two fields of to-be-signed bytes, all of which it reads: the serial, and the CA key in SSH wire format.
+func ReadToBeSigned(toBeSigned []byte) (serial uint64, authority []byte, err error) {
+	p, err := parseCertificate(toBeSigned)
+	if err != nil {
+		return 0, nil, err
+	}
+	return p.serial, p.authority, nil
+}
+
 func parseOptions(b []byte) ([]option, error) {
 	var options []option
 	r := reader{rest: b}

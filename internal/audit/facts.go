@@ -84,13 +84,13 @@ func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
 	if len(d.GetToBeSigned()) == 0 {
 		return facts, nil
 	}
-	cert, err := ParseToBeSigned(d.GetToBeSigned())
+	_, authority, err := ca.ReadToBeSigned(d.GetToBeSigned())
 	if err != nil {
 		return nil, fmt.Errorf("record %d: %w", index, err)
 	}
 	return append(facts,
 		Fact{Key: []byte(PolicyFact), Value: PolicyValue(policyFromProto(d.GetPolicy())), Rule: Holds},
-		Fact{Key: AuthorityFact(d.GetAuthority(), cert.SignatureKey.Marshal()), Value: []byte(listed), Rule: Holds},
+		Fact{Key: AuthorityFact(d.GetAuthority(), authority), Value: []byte(listed), Rule: Holds},
 	), nil
 }
 
