@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -18,12 +19,29 @@ const maxBoundKeys = 256
 
 // Recorder writes the words of the core into a Store. It is the core's Log, and keeps nothing to itself: any number of
 // recorders, in any number of processes, may share a Store.
-type Recorder struct{ store Store }
+type Recorder struct {
+	store Store
+
+	mu sync.Mutex // guards recent
+	// recent are the snapshots of those who came last. That each still is the newest of its identity is expected at the commit.
+	recent map[identityKey]cited
+}
+
+type identityKey struct{ issuer, subject string }
+
+// cited is a snapshot with the digest under which a record cites it.
+type cited struct {
+	blob   []byte
+	digest [32]byte
+}
+
+// maxRecent bounds Recorder.recent. A snapshot has some hundred bytes.
+const maxRecent = 4096
 
 var _ ca.Log = (*Recorder)(nil)
 
 // NewRecorder returns a Recorder that writes to s.
-func NewRecorder(s Store) *Recorder { return &Recorder{store: s} }
+func NewRecorder(s Store) *Recorder { return &Recorder{store: s, recent: map[identityKey]cited{}} }
 
 // Record implements ca.Log. That a grant's policy is in force and its CA key is listed is settled by the facts of the record.
 func (r *Recorder) Record(ctx context.Context, a *ca.Attempt, build func(serial uint64) ([]byte, error)) (uint64, error) {
@@ -36,11 +54,11 @@ func (r *Recorder) Record(ctx context.Context, a *ca.Attempt, build func(serial 
 }
 
 func (r *Recorder) record(ctx context.Context, a *ca.Attempt, build func(serial uint64) ([]byte, error)) (uint64, error) {
-	snapshot, expect, err := r.snapshot(ctx, a.Caller.Identity)
+	snapshot, expect, err := r.recentSnapshot(ctx, a.Caller.Identity)
 	if err != nil {
 		return 0, unavailable(err)
 	}
-	blobs := [][]byte{snapshot}
+	blobs := [][]byte{snapshot.blob}
 	if lists := audit.Lists(a.Lists); lists != nil {
 		blobs = append(blobs, lists)
 	}
@@ -53,13 +71,14 @@ func (r *Recorder) record(ctx context.Context, a *ca.Attempt, build func(serial 
 					return nil, buildErr
 				}
 			}
-			return slot.Marshal(audit.Decided(a, audit.Digest(snapshot), toBeSigned))
+			return slot.Marshal(audit.Decided(a, snapshot.digest, toBeSigned))
 		},
 		Blobs:  blobs,
 		Expect: expect,
 	})
 	switch conflict, ok := errors.AsType[*ConflictError](err); {
 	case err == nil:
+		r.keep(a.Caller.Identity, snapshot)
 		return index, nil
 	case ok && audit.IsNonceFact(conflict.Key):
 		return 0, ca.ErrNonceUsed
@@ -70,6 +89,7 @@ func (r *Recorder) record(ctx context.Context, a *ca.Attempt, build func(serial 
 	case ok:
 		return 0, &ca.Error{Kind: ca.Unavailable, Message: fmt.Sprintf("the CA key %q is not listed in the log", a.Authority), Err: err}
 	case errors.Is(err, ErrExpect):
+		r.forget(a.Caller.Identity)
 		return 0, errMeanwhile
 	case buildErr != nil && errors.Is(err, buildErr):
 		return 0, err
@@ -244,6 +264,42 @@ func (r *Recorder) snapshot(ctx context.Context, id ca.Identity) ([]byte, []Vers
 		return snapshot, nil, err
 	}
 	return snapshot, []Version{{Key: key, Value: digest}}, nil
+}
+
+// recentSnapshot is snapshot for those who come again and again: it does not read the log for somebody who was here before.
+func (r *Recorder) recentSnapshot(ctx context.Context, id ca.Identity) (cited, []Version, error) {
+	r.mu.Lock()
+	earlier, known := r.recent[identityKey{id.Issuer, id.Subject}]
+	r.mu.Unlock()
+	if !known {
+		blob, expect, err := r.snapshot(ctx, id)
+		return cited{blob, audit.Digest(blob)}, expect, err
+	}
+	blob, err := audit.Snapshot(id, earlier.blob)
+	snapshot := earlier
+	if !bytes.Equal(blob, earlier.blob) {
+		snapshot = cited{blob, audit.Digest(blob)}
+	}
+	return snapshot, []Version{
+		{Key: audit.SnapshotFact(id.Issuer, id.Subject), Value: earlier.digest[:]},
+		{Key: audit.ErasedFact(earlier.digest[:])}, // whoever was about to cite it when it was erased may have made it the newest again
+	}, err
+}
+
+// keep remembers the newest snapshot of an identity.
+func (r *Recorder) keep(id ca.Identity, snapshot cited) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.recent) >= maxRecent {
+		clear(r.recent)
+	}
+	r.recent[identityKey{id.Issuer, id.Subject}] = snapshot
+}
+
+func (r *Recorder) forget(id ca.Identity) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.recent, identityKey{id.Issuer, id.Subject})
 }
 
 // value returns that of a fact, nil if there is none.
