@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -29,8 +30,9 @@ type Recorder struct {
 
 type identityKey struct{ issuer, subject string }
 
-// cited is a snapshot with the digest under which a record cites it.
+// cited is the snapshot of an identity with the digest under which a record cites it.
 type cited struct {
+	of     ca.Identity
 	blob   []byte
 	digest [32]byte
 }
@@ -273,17 +275,17 @@ func (r *Recorder) recentSnapshot(ctx context.Context, id ca.Identity) (cited, [
 	r.mu.Unlock()
 	if !known {
 		blob, expect, err := r.snapshot(ctx, id)
-		return cited{blob, audit.Digest(blob)}, expect, err
+		return cited{id, blob, audit.Digest(blob)}, expect, err
 	}
-	blob, err := audit.Snapshot(id, earlier.blob)
-	snapshot := earlier
-	if !bytes.Equal(blob, earlier.blob) {
-		snapshot = cited{blob, audit.Digest(blob)}
-	}
-	return snapshot, []Version{
+	expect := []Version{
 		{Key: audit.SnapshotFact(id.Issuer, id.Subject), Value: earlier.digest[:]},
 		{Key: audit.ErasedFact(earlier.digest[:])}, // whoever was about to cite it when it was erased may have made it the newest again
-	}, err
+	}
+	if reflect.DeepEqual(id, earlier.of) {
+		return earlier, expect, nil
+	}
+	blob, err := audit.Snapshot(id, earlier.blob)
+	return cited{id, blob, audit.Digest(blob)}, expect, err
 }
 
 // keep remembers the newest snapshot of an identity.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
+	"strings"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -47,8 +48,9 @@ type Fact struct {
 	Expires time.Time
 }
 
-// FactsVersion is that of the function from records to facts. 1 had the index as the value of bound/.
-const FactsVersion = 2
+// FactsVersion is that of the function from records to facts, and of how they are stored. 1 had the index as the value of bound/, 2
+// stored those that expire among the others.
+const FactsVersion = 3
 
 // FactRule says what must hold when a fact is written.
 type FactRule int
@@ -138,6 +140,14 @@ func Number(value []byte) (uint64, bool) {
 // NonceFact is the key of the fact that an identity used a nonce.
 func NonceFact(issuer, subject string, nonce []byte) []byte {
 	return factKey(noncePrefix, identityDigest(issuer, subject), nonce)
+}
+
+// Expires says whether facts with this key expire.
+func Expires(key []byte) bool { return IsNonceFact(key) || IsTokenFact(key) }
+
+// MayExpire says whether there may be facts that expire among those whose keys begin with prefix.
+func MayExpire(prefix []byte) bool {
+	return Expires(prefix) || strings.HasPrefix(noncePrefix, string(prefix)) || strings.HasPrefix(tokenPrefix, string(prefix))
 }
 
 // IsNonceFact says whether key is that of the use of a nonce.

@@ -1,8 +1,6 @@
 package cli_test
 
 import (
-	"bytes"
-	"encoding/binary"
 	"fmt"
 	"os"
 	"strconv"
@@ -113,14 +111,7 @@ func (d *doctored) append(tx *bbolt.Tx, index uint64, r *pb.Record) error {
 		if f.Rule == audit.Holds {
 			continue
 		}
-		value := make([]byte, 8, 8+len(f.Value))
-		if !f.Expires.IsZero() {
-			binary.BigEndian.PutUint64(value, uint64(f.Expires.Unix()))
-			if err := tx.Bucket([]byte("facts_expiry")).Put(append(bytes.Clone(value), f.Key...), nil); err != nil {
-				return err
-			}
-		}
-		if err := tx.Bucket([]byte("facts")).Put(f.Key, append(value, f.Value...)); err != nil {
+		if err := putFact(tx, f); err != nil {
 			return err
 		}
 	}

@@ -145,16 +145,20 @@ func (a *app) verifyCopy(ctx context.Context, file, key string, older [][]byte) 
 	source := verify.Source{
 		PublicKey: key, Checkpoint: checkpoint, Older: older,
 		Records: rows(raw.Records(), "record"), Hashes: rows(raw.Hashes(), "hash"),
-		Stored: storedFacts(raw), Evaluate: newEvaluator(ctx, raw.Blob).evaluate,
+		Evaluate: newEvaluator(ctx, raw.Blob).evaluate,
+	}
+	version, err := raw.FactsVersion()
+	if err != nil {
+		return wrong(err)
+	}
+	if version == audit.FactsVersion {
+		source.Stored = storedFacts(raw)
 	}
 	summary, err := a.check(ctx, source)
 	if err != nil {
 		return err
 	}
 	blobs, err := checkBlobs(raw)
-	if err == nil {
-		err = raw.CheckExpiries()
-	}
 	if err != nil {
 		return wrong(err)
 	}
@@ -319,9 +323,13 @@ func (a *app) showSummary(s *verify.Summary, older, blobs int) error {
 	if s.OtherEngine > 0 {
 		fmt.Fprintf(a.out, "  engine       %d of them were made by another engine than %s, which came to the same\n", s.OtherEngine, policy.Engine)
 	}
-	if blobs >= 0 {
+	switch {
+	case s.Facts > 0:
 		fmt.Fprintf(a.out, "  stored       %d facts and %d blobs follow from the records\n", s.Facts, blobs)
-	} else {
+	case blobs >= 0:
+		fmt.Fprintf(a.out, "  stored       %d blobs follow from the records\n", blobs)
+		fmt.Fprintln(a.out, "  not checked  the facts that the daemon keeps beside them: another version of this program derived them")
+	default:
 		fmt.Fprintln(a.out, "  not checked  what the daemon keeps beside the records: verify a copy for that")
 	}
 	fmt.Fprintln(a.out, "  not checked  signatures of the CA keys: the log does not hold them")

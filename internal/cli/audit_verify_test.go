@@ -3,9 +3,11 @@ package cli_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -215,32 +217,45 @@ func TestVerifyNamesTheFirstBadRecord(t *testing.T) {
 		}, noRecord + 1, "which follows from it, is not stored"},
 		{"a fact edited", func(d *doctored) {
 			d.edit(func(tx *bbolt.Tx) error {
-				return tx.Bucket([]byte("facts")).Put([]byte(audit.PolicyFact), append(make([]byte, 8), make([]byte, 33)...))
+				return tx.Bucket([]byte("facts")).Put([]byte(audit.PolicyFact), make([]byte, 33))
 			})
 		}, 3, `the stored fact "policy", which follows from it, was changed`},
 		{"the expiry of a fact edited", func(d *doctored) {
 			d.edit(func(tx *bbolt.Tx) error {
-				b := tx.Bucket([]byte("facts"))
-				v := bytes.Clone(b.Get([]byte(audit.PolicyFact)))
-				v[0] = 0x7f
-				return b.Put([]byte(audit.PolicyFact), v)
+				c := tx.Bucket([]byte("facts_expiry")).Cursor()
+				k, v := c.First()
+				for !bytes.Equal(v, place(l.staging)) {
+					k, v = c.Next()
+				}
+				earlier, later := bytes.Clone(k), bytes.Clone(k)
+				later[7]++
+				return errors.Join(tx.Bucket([]byte("facts_expiry")).Put(later, bytes.Clone(v)), tx.Bucket([]byte("facts_expiry")).Delete(earlier))
+			})
+		}, l.staging, "was changed"},
+		{"a fact that never expires given an expiry", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				v := bytes.Clone(tx.Bucket([]byte("facts")).Get([]byte(audit.PolicyFact)))
+				return errors.Join(tx.Bucket([]byte("facts_expiry")).Put(slices.Concat(place(1<<40), place(0), []byte(audit.PolicyFact)), v), tx.Bucket([]byte("facts")).Delete([]byte(audit.PolicyFact)))
 			})
 		}, 3, "was changed"},
 		{"a fact added that names a record", func(d *doctored) {
 			d.edit(func(tx *bbolt.Tx) error {
-				return tx.Bucket([]byte("facts")).Put(audit.RevisionFact(l.staging), make([]byte, 8))
+				return tx.Bucket([]byte("facts")).Put(audit.RevisionFact(l.staging), []byte{})
 			})
 		}, noRecord, fmt.Sprintf("follows from no record; it names record %d", l.staging)},
 		{"a CA key added to the facts", func(d *doctored) {
 			d.edit(func(tx *bbolt.Tx) error {
-				return tx.Bucket([]byte("facts")).Put(audit.AuthorityFact("prod", other.PublicKey().Marshal()), append(make([]byte, 8), "listed"...))
+				return tx.Bucket([]byte("facts")).Put(audit.AuthorityFact("prod", other.PublicKey().Marshal()), []byte("listed"))
 			})
 		}, noRecord, "follows from no record"},
-		{"the list of what expires edited", func(d *doctored) {
+		{"a fact without an expiry among those that expire", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("facts_expiry")).Put([]byte("policy"), []byte{}) })
+		}, noRecord, "has no expiry"},
+		{"a nonce that no record used", func(d *doctored) {
 			d.edit(func(tx *bbolt.Tx) error {
-				return tx.Bucket([]byte("facts_expiry")).Put(append(place(1), "policy"...), nil)
+				return tx.Bucket([]byte("facts_expiry")).Put(slices.Concat(place(1<<40), place(0), audit.NonceFact("i", "s", make([]byte, 16))), place(l.staging))
 			})
-		}, noRecord, "the list of facts that expire"},
+		}, noRecord, "follows from no record"},
 		{"a file of the policy edited", func(d *doctored) {
 			d.edit(func(tx *bbolt.Tx) error {
 				blobs := tx.Bucket([]byte("blobs"))

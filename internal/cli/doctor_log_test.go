@@ -89,7 +89,7 @@ func (d *doctored) rewrite(records [][]byte) {
 				return err
 			}
 		}
-		facts := map[string][]byte{}
+		facts := map[string]audit.Fact{}
 		for i, record := range records {
 			if err := tx.Bucket([]byte("records")).Put(place(uint64(i)), record); err != nil {
 				return err
@@ -106,25 +106,24 @@ func (d *doctored) rewrite(records [][]byte) {
 				if f.Rule == audit.Holds {
 					continue
 				}
-				expires := make([]byte, 8)
-				if !f.Expires.IsZero() {
-					binary.BigEndian.PutUint64(expires, uint64(f.Expires.Unix()))
-				}
-				facts[string(f.Key)] = append(expires, f.Value...)
+				facts[string(f.Key)] = f
 			}
 		}
 		for _, key := range slices.Sorted(maps.Keys(facts)) {
-			if err := tx.Bucket([]byte("facts")).Put([]byte(key), facts[key]); err != nil {
+			if err := putFact(tx, facts[key]); err != nil {
 				return err
-			}
-			if expires := facts[key][:8]; binary.BigEndian.Uint64(expires) != 0 {
-				if err := tx.Bucket([]byte("facts_expiry")).Put(append(bytes.Clone(expires), key...), nil); err != nil {
-					return err
-				}
 			}
 		}
 		return d.sign(tx, records)
 	})
+}
+
+// putFact stores a fact where the store would.
+func putFact(tx *bbolt.Tx, f audit.Fact) error {
+	if f.Expires.IsZero() {
+		return tx.Bucket([]byte("facts")).Put(f.Key, append([]byte{}, f.Value...))
+	}
+	return tx.Bucket([]byte("facts_expiry")).Put(slices.Concat(place(uint64(f.Expires.Unix())), place(0), f.Key), f.Value)
 }
 
 // sign hashes the records and signs the tree.

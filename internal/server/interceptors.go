@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -62,8 +63,12 @@ func (s *Server) finish(ctx context.Context, method, id string, begin time.Time,
 		wire = toStatus(err, id)
 	}
 	level := slog.LevelInfo
-	if err == nil && methods[method].callers == anybody {
-		level = slog.LevelDebug // strangers do not fill the log of the operators
+	// Strangers do not fill the log of the operators, and a certificate is in that of the CA.
+	if err == nil && (methods[method].callers == anybody || method == pb.CertificateService_Issue_FullMethodName) {
+		level = slog.LevelDebug
+	}
+	if !s.cfg.Logger.Enabled(ctx, level) {
+		return wire
 	}
 	attrs := []slog.Attr{
 		slog.String("method", method), slog.String("request_id", id), slog.String("peer", peerAddr(ctx).String()),

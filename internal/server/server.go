@@ -26,6 +26,7 @@ const (
 	maxMetadata       = 32 << 10 // an ID token of 16 KiB, and the rest
 	maxStreams        = 32       // at once, of one connection
 	maxConnections    = 4096
+	streamWorkers     = 128 // goroutines that are kept for calls, with the stacks that these need; more calls get one of their own
 	maxOfAddress      = 512 // connections at once from one address: an office behind one
 	handshakeTimeout  = 5 * time.Second
 	requestDeadline   = 30 * time.Second
@@ -99,6 +100,7 @@ func New(cfg Config) *Server {
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(maxMetadata),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxConnectionIdle, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(s.observeUnary, s.guardUnary),

@@ -4,8 +4,10 @@
 //
 //	records       index, 8 bytes big-endian      the exact bytes of the record
 //	hashes        tlog hash index, likewise      32 bytes, RFC 6962
-//	facts         key of the fact                expiry in Unix seconds, 8 bytes (0 for never), and the value
-//	facts_expiry  expiry and key of the fact     nothing
+//	facts         key of the fact                the value, of facts that never expire
+//	facts_expiry  expiry in Unix seconds and     the value, of facts that do
+//	              index, 8 bytes each, and key
+//	              of the fact
 //	index         key of the fact                the value: those facts whose keys only ever grow (audit.Index)
 //	blobs         SHA-256                        the blob
 //	meta          "format", "checkpoint"         1; the newest signed checkpoint
@@ -48,14 +50,14 @@ const (
 )
 
 var (
-	recordsBucket = []byte("records")
-	hashesBucket  = []byte("hashes")
-	factsBucket   = []byte("facts")
-	expiryBucket  = []byte("facts_expiry")
-	indexBucket   = []byte("index")
-	blobsBucket   = []byte("blobs")
-	metaBucket    = []byte("meta")
-	buckets       = [][]byte{recordsBucket, hashesBucket, factsBucket, expiryBucket, indexBucket, blobsBucket, metaBucket}
+	recordsBucket  = []byte("records")
+	hashesBucket   = []byte("hashes")
+	factsBucket    = []byte("facts")
+	expiringBucket = []byte("facts_expiry")
+	indexBucket    = []byte("index")
+	blobsBucket    = []byte("blobs")
+	metaBucket     = []byte("meta")
+	buckets        = [][]byte{recordsBucket, hashesBucket, factsBucket, expiringBucket, indexBucket, blobsBucket, metaBucket}
 
 	formatKey     = []byte("format")
 	checkpointKey = []byte("checkpoint")
@@ -123,6 +125,9 @@ type Store struct {
 	durable head
 	recent  *recent       // nil in a copy
 	changed chan struct{} // closed and replaced when durable changes, or the log dies
+
+	// expiring is of what is durable too.
+	expiring expiring
 }
 
 // head is the end of the log.

@@ -157,7 +157,7 @@ func (s *Store) write(batch []*call, results []result) (head, fresh, error) {
 	}); err != nil {
 		return s.durable, fresh{}, fmt.Errorf("%w: %w", store.ErrUnavailable, err)
 	}
-	w := writer{tx: tx, key: s.cfg.LogKey, head: s.durable, index: s.index}
+	w := writer{tx: tx, key: s.cfg.LogKey, head: s.durable, index: s.index, expiring: &s.expiring}
 	w.head.time, w.head.tx = at, tx.ID()
 	s.index = nil // until what it knows is in the file
 	err = guard(func() error {
@@ -188,6 +188,7 @@ func (s *Store) write(batch []*call, results []result) (head, fresh, error) {
 		return s.durable, fresh{}, s.classify(err)
 	}
 	s.index = w.index
+	w.added.places = w.changed
 	return w.head, w.added, nil
 }
 
@@ -213,6 +214,7 @@ func (s *Store) now() (time.Time, error) {
 // publish shows readers what is durable now.
 func (s *Store) publish(next head, added fresh) {
 	s.recent.add(added)
+	s.expiring.merge(added.places)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if next.size == s.durable.size {

@@ -15,7 +15,11 @@ import (
 )
 
 // Copy is a copy of a log, on whatever machine, that is only read. Its methods are safe for concurrent use.
-type Copy struct{ s *Store }
+type Copy struct {
+	s *Store
+	// facts is the version of its facts, which only this program's own can be read of.
+	facts int
+}
 
 var _ store.Reader = (*Copy)(nil)
 
@@ -40,7 +44,11 @@ func openCopy(path, publicKey string) (*Copy, error) {
 	if err := guard(func() error { return s.verifyCopy(publicKey) }); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
-	return &Copy{s}, nil
+	version, err := factsVersion(s.db)
+	if err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
+	return &Copy{s, version}, nil
 }
 
 // openReadOnly opens a bbolt file that no daemon has open, after the checks of its pages. It makes none where there is none.
@@ -108,11 +116,28 @@ func (c *Copy) Blob(ctx context.Context, digest [32]byte) ([]byte, error) {
 }
 
 // Fact implements store.Reader.
-func (c *Copy) Fact(ctx context.Context, key []byte) ([]byte, error) { return c.s.Fact(ctx, key) }
+func (c *Copy) Fact(ctx context.Context, key []byte) ([]byte, error) {
+	if err := c.knowsFacts(); err != nil {
+		return nil, err
+	}
+	return c.s.Fact(ctx, key)
+}
 
 // Facts implements store.Reader.
 func (c *Copy) Facts(ctx context.Context, prefix, before []byte, n int) ([]store.KeyValue, error) {
+	if err := c.knowsFacts(); err != nil {
+		return nil, err
+	}
 	return c.s.Facts(ctx, prefix, before, n)
+}
+
+// knowsFacts refuses to read what another program derived from the records.
+func (c *Copy) knowsFacts() error {
+	if c.facts == audit.FactsVersion {
+		return nil
+	}
+	return fmt.Errorf("copy of a log %s: its facts have the version %d, this program knows %d: read it with the program that wrote it, "+
+		"or let `hallpassd restore` put it into a folder of its own, where they are made anew", c.s.path, c.facts, audit.FactsVersion)
 }
 
 // Checkpoint implements store.Reader.

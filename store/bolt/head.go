@@ -182,11 +182,13 @@ func (s *Store) leadsFrom(tx *bbolt.Tx, known, now audit.Checkpoint) error {
 func statements(tx *bbolt.Tx) []string {
 	var all []string
 	prefix := []byte(audit.RestorePrefix)
+	version, _ := factsVersionOf(tx) // what it cannot be is no older one
 	c := tx.Bucket(factsBucket).Cursor()
 	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		if len(v) >= 8 {
-			all = append(all, string(v[8:]))
+		if 0 < version && version < 3 && len(v) >= 8 {
+			v = v[8:] // the backup of an older program had the expiry there
 		}
+		all = append(all, string(v))
 	}
 	return all
 }

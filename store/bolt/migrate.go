@@ -11,7 +11,7 @@ import (
 // migrated returns a log whose facts are those of this program: s itself, or, if an older program derived them, a copy that took its
 // place. A newer format of the file will be reached in the same way: records are never changed, all else is made of them.
 func (s *Store) migrated() (*Store, error) {
-	version, err := s.factsVersion()
+	version, err := factsVersion(s.db)
 	if err == nil && version == audit.FactsVersion {
 		return s, nil
 	}
@@ -30,17 +30,21 @@ func (s *Store) migrated() (*Store, error) {
 	return openExisting(s.path, s.cfg)
 }
 
-func (s *Store) factsVersion() (int, error) {
-	version := 1
-	err := s.db.View(func(tx *bbolt.Tx) error {
-		switch v := tx.Bucket(metaBucket).Get(factsKey); len(v) {
-		case 0:
-		case 1:
-			version = int(v[0])
-		default:
-			return fmt.Errorf("the version %x of its facts is none", v)
-		}
-		return nil
+func factsVersion(db *bbolt.DB) (version int, err error) {
+	err = db.View(func(tx *bbolt.Tx) (err error) {
+		version, err = factsVersionOf(tx)
+		return err
 	})
 	return version, err
+}
+
+func factsVersionOf(tx *bbolt.Tx) (int, error) {
+	switch v := tx.Bucket(metaBucket).Get(factsKey); len(v) {
+	case 0:
+		return 1, nil
+	case 1:
+		return int(v[0]), nil
+	default:
+		return 0, fmt.Errorf("the version %x of its facts is none", v)
+	}
 }

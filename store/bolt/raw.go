@@ -2,7 +2,6 @@ package bolt
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -76,6 +75,15 @@ func (r *Raw) Checkpoint() (checkpoint []byte, err error) {
 	return checkpoint, err
 }
 
+// FactsVersion is that of its facts: those of another than audit.FactsVersion cannot be held against the records.
+func (r *Raw) FactsVersion() (version int, err error) {
+	err = r.view(func(tx *bbolt.Tx) (err error) {
+		version, err = factsVersionOf(tx)
+		return err
+	})
+	return version, err
+}
+
 // Records are the stored records, by key.
 func (r *Raw) Records() iter.Seq2[Row, error] { return r.rows(recordsBucket) }
 
@@ -88,32 +96,23 @@ func (r *Raw) Blobs() iter.Seq2[Row, error] { return r.rows(blobsBucket) }
 // Facts are the stored facts, also those that expired, and the index.
 func (r *Raw) Facts() iter.Seq2[RawFact, error] {
 	return func(yield func(RawFact, error) bool) {
-		for row, err := range r.rows(factsBucket) {
-			f := RawFact{Key: row.Key}
-			if err == nil {
-				f, err = rawFact(row)
-			}
-			if !yield(f, err) || err != nil {
-				return
-			}
-		}
-		for row, err := range r.rows(indexBucket) {
-			if !yield(RawFact{Key: row.Key, Value: row.Value}, err) || err != nil {
-				return
+		for _, bucket := range [][]byte{factsBucket, expiringBucket, indexBucket} {
+			for row, err := range r.rows(bucket) {
+				f := RawFact{Key: row.Key, Value: row.Value}
+				if err == nil && bytes.Equal(bucket, expiringBucket) {
+					f, err = rawExpiring(row)
+				}
+				if !yield(f, err) || err != nil {
+					return
+				}
 			}
 		}
 	}
 }
 
-func rawFact(row Row) (RawFact, error) {
-	if len(row.Value) < 8 {
-		return RawFact{}, fmt.Errorf("the fact %q has no expiry", row.Key)
-	}
-	f := RawFact{Key: row.Key, Value: row.Value[8:]}
-	if expires := binary.BigEndian.Uint64(row.Value); expires != 0 {
-		f.Expires = time.Unix(int64(expires), 0)
-	}
-	return f, nil
+func rawExpiring(row Row) (RawFact, error) {
+	p, key, err := cutPlace(row.Key)
+	return RawFact{Key: key, Value: row.Value, Expires: time.Unix(int64(p.expires), 0)}, err
 }
 
 // Blob returns the bytes stored under a digest, whatever they are; nil if there are none.
@@ -123,42 +122,6 @@ func (r *Raw) Blob(digest [32]byte) (blob []byte, err error) {
 		return nil
 	})
 	return blob, err
-}
-
-// CheckExpiries holds the list of what expires against the facts: what it names too early, a daemon would forget too early.
-func (r *Raw) CheckExpiries() error {
-	expiring := 0
-	for f, err := range r.Facts() {
-		if err != nil {
-			return err
-		}
-		if !f.Expires.IsZero() {
-			expiring++
-		}
-	}
-	for row, err := range r.rows(expiryBucket) {
-		if err != nil {
-			return err
-		}
-		if len(row.Key) < 8 || len(row.Value) != 0 {
-			return fmt.Errorf("the list of facts that expire has the entry %x, which is none", row.Key)
-		}
-		var stored []byte
-		if err := r.view(func(tx *bbolt.Tx) error {
-			stored = bytes.Clone(tx.Bucket(factsBucket).Get(row.Key[8:]))
-			return nil
-		}); err != nil {
-			return err
-		}
-		if len(stored) < 8 || !bytes.Equal(stored[:8], row.Key[:8]) {
-			return fmt.Errorf("the list of facts that expire says of the fact %q that it expires at %d, and it does not", row.Key[8:], binary.BigEndian.Uint64(row.Key))
-		}
-		expiring--
-	}
-	if expiring != 0 {
-		return fmt.Errorf("the list of facts that expire lacks %d of them", expiring)
-	}
-	return nil
 }
 
 // rows reads a bucket in order. What it yields is a copy: a page that faults must do so here.

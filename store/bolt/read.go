@@ -5,8 +5,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/store"
 	"go.etcd.io/bbolt"
 	"golang.org/x/mod/sumdb/tlog"
@@ -108,9 +108,16 @@ func (s *Store) Blob(ctx context.Context, digest [32]byte) ([]byte, error) {
 
 // Fact implements store.Store.
 func (s *Store) Fact(ctx context.Context, key []byte) ([]byte, error) {
+	print := fingerprintOf(key)
+	if audit.Expires(key) && s.expiring.of(print) == (place{}) && !s.isDead() { // as for the nonce of each new request
+		return nil, fmt.Errorf("fact %q: %w", key, store.ErrNotFound)
+	}
 	var value []byte
 	err := s.view(ctx, func(tx *bbolt.Tx, h head) error {
-		v := factValue(tx, key, h.time)
+		v := lastingValue(tx, key)
+		if p := s.expiring.of(print); p != (place{}) {
+			v = expiringValue(tx, key, p, h.time)
+		}
 		if v == nil {
 			return fmt.Errorf("fact %q: %w", key, store.ErrNotFound)
 		}
@@ -126,35 +133,27 @@ func (s *Store) Facts(ctx context.Context, prefix, before []byte, n int) ([]stor
 	err := s.view(ctx, func(tx *bbolt.Tx, h head) error {
 		switch {
 		case bytes.HasPrefix(prefix, indexPrefix):
-			found = below(tx.Bucket(indexBucket), prefix, before, n, whole)
-		case bytes.HasPrefix(indexPrefix, prefix): // both
-			found = below(tx.Bucket(factsBucket), prefix, before, n, valueAt(h.time))
-			found = append(found, below(tx.Bucket(indexBucket), prefix, before, n, whole)...)
+			found = below(tx.Bucket(indexBucket), prefix, before, n)
+		default:
+			found = below(tx.Bucket(factsBucket), prefix, before, n)
+		}
+		if bytes.HasPrefix(indexPrefix, prefix) || audit.MayExpire(prefix) { // those of several buckets
+			found = append(found, below(tx.Bucket(indexBucket), prefix, before, n)...)
+			for _, f := range allExpiring(tx, prefix, h.time) {
+				if before == nil || bytes.Compare(f.Key, before) < 0 {
+					found = append(found, f)
+				}
+			}
 			slices.SortFunc(found, func(a, b store.KeyValue) int { return bytes.Compare(b.Key, a.Key) })
 			found = found[:min(n, len(found))]
-		default:
-			found = below(tx.Bucket(factsBucket), prefix, before, n, valueAt(h.time))
 		}
 		return nil
 	})
 	return found, err
 }
 
-// whole is the value of a fact that is stored as it is.
-func whole(stored []byte) ([]byte, bool) { return stored, true }
-
-// valueAt cuts the expiry from a stored fact; false for one that had expired by then.
-func valueAt(at time.Time) func(stored []byte) ([]byte, bool) {
-	return func(stored []byte) ([]byte, bool) {
-		if len(stored) < 8 || isExpired(stored, at) {
-			return nil, false
-		}
-		return stored[8:], true
-	}
-}
-
 // below returns up to n facts of a bucket with this prefix in descending order, those below before if it is not nil.
-func below(b *bbolt.Bucket, prefix, before []byte, n int, value func(stored []byte) ([]byte, bool)) []store.KeyValue {
+func below(b *bbolt.Bucket, prefix, before []byte, n int) []store.KeyValue {
 	var found []store.KeyValue
 	if before == nil {
 		before = after(prefix)
@@ -167,9 +166,7 @@ func below(b *bbolt.Bucket, prefix, before []byte, n int, value func(stored []by
 			}
 			break
 		}
-		if v, ok := value(v); ok {
-			found = append(found, store.KeyValue{Key: bytes.Clone(k), Value: append([]byte{}, v...)})
-		}
+		found = append(found, store.KeyValue{Key: bytes.Clone(k), Value: append([]byte{}, v...)})
 	}
 	return found
 }

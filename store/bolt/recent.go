@@ -34,6 +34,8 @@ type fresh struct {
 	records [][]byte
 	hash    int64 // index of the first hash
 	hashes  []tlog.Hash
+	// places are those of the facts that expire and that it wrote or forgot.
+	places map[fingerprint]place
 }
 
 // add adds the next record with its hashes.

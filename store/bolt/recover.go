@@ -110,8 +110,9 @@ func (s *Store) copyRecords(from *bbolt.Tx, checkpoint audit.Checkpoint) error {
 	var end head
 	index := &audit.Index{}
 	for k != nil {
+		var changed map[fingerprint]place
 		if err := s.db.Update(func(tx *bbolt.Tx) error {
-			w := writer{tx: tx, verifier: s.verifier, head: end, index: index}
+			w := writer{tx: tx, verifier: s.verifier, head: end, index: index, expiring: &s.expiring}
 			for range rebuildBatch {
 				if k == nil {
 					break
@@ -122,11 +123,12 @@ func (s *Store) copyRecords(from *bbolt.Tx, checkpoint audit.Checkpoint) error {
 				k, record = c.Next()
 			}
 			w.prune()
-			end = w.head
+			end, changed = w.head, w.changed
 			return nil
 		}); err != nil {
 			return err
 		}
+		s.expiring.merge(changed)
 	}
 	return s.db.View(func(tx *bbolt.Tx) error {
 		root, err := tlog.TreeHash(int64(end.size), hashReader(tx))

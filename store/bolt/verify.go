@@ -49,6 +49,13 @@ func (s *Store) verifyEnd() error {
 			}
 			index--
 		}
+		if version, err := factsVersionOf(tx); err != nil {
+			return err
+		} else if version == audit.FactsVersion {
+			if err := s.expiring.load(tx); err != nil {
+				return err
+			}
+		}
 		s.durable = head{
 			size: checkpoint.Size, time: newest.GetTime().AsTime(), epoch: checkpoint.Epoch, tx: tx.ID(),
 			checkpoint: bytes.Clone(tx.Bucket(metaBucket).Get(checkpointKey)),

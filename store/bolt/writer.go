@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
@@ -32,6 +31,9 @@ type writer struct {
 	// index is that of the records so far.
 	index *audit.Index
 	added fresh
+	// expiring says where the facts that expire are stored, and changed what the transaction changed of that.
+	expiring *expiring
+	changed  map[fingerprint]place
 	// pruning is how many expired facts may still be forgotten.
 	pruning int
 }
@@ -129,26 +131,16 @@ func putBlob(tx *bbolt.Tx, digest, blob []byte) error {
 }
 
 func (w *writer) putFact(f audit.Fact) {
-	if f.Rule == audit.Holds {
-		return
+	facts := w.bucket(factsBucket)
+	switch {
+	case f.Rule == audit.Holds:
+	case !f.Expires.IsZero():
+		w.putExpiring(f)
+	default:
+		if old := facts.Get(f.Key); old == nil || !bytes.Equal(old, f.Value) { // the snapshot of an identity is the same, nearly always
+			must(facts.Put(f.Key, notNil(f.Value)))
+		}
 	}
-	stored := make([]byte, 8, 8+len(f.Value))
-	if !f.Expires.IsZero() {
-		binary.BigEndian.PutUint64(stored, uint64(f.Expires.Unix()))
-	}
-	stored = append(stored, f.Value...)
-	facts, expiry := w.bucket(factsBucket), w.bucket(expiryBucket)
-	old := facts.Get(f.Key)
-	if bytes.Equal(old, stored) { // as the snapshot of an identity is, nearly always
-		return
-	}
-	if len(old) >= 8 && binary.BigEndian.Uint64(old) != 0 {
-		must(expiry.Delete(expiryKey(old[:8], f.Key)))
-	}
-	if !f.Expires.IsZero() {
-		must(expiry.Put(expiryKey(stored, f.Key), nil))
-	}
-	must(facts.Put(f.Key, stored))
 }
 
 // finish forgets some of what expired and signs the new state of the log.
@@ -166,43 +158,22 @@ func (w *writer) finish() error {
 	return w.bucket(metaBucket).Put(checkpointKey, checkpoint)
 }
 
-func (w *writer) prune() {
-	facts, c := w.bucket(factsBucket), w.bucket(expiryBucket).Cursor()
-	var expired [][]byte
-	for k, _ := c.First(); k != nil && len(expired) < pruneBatch+w.pruning && isExpired(k, w.head.time); k, _ = c.Next() {
-		expired = append(expired, bytes.Clone(k))
-	}
-	for _, k := range expired {
-		must(w.bucket(expiryBucket).Delete(k))
-		must(facts.Delete(k[8:]))
-	}
-}
-
 // value returns what stands for a fact, nil if nothing does. It is valid until the transaction is written to.
-func (w *writer) value(key []byte) []byte { return factValue(w.tx, key, w.head.time) }
+func (w *writer) value(key []byte) []byte {
+	if p := w.place(fingerprintOf(key)); p != (place{}) {
+		return expiringValue(w.tx, key, p, w.head.time)
+	}
+	return lastingValue(w.tx, key)
+}
 
 func (w *writer) bucket(name []byte) *bbolt.Bucket { return w.tx.Bucket(name) }
 
-// factValue returns the value of a fact at a time of the log, nil if there is none.
-func factValue(tx *bbolt.Tx, key []byte, at time.Time) []byte {
+// lastingValue returns the value of a fact that does not expire, nil if there is none.
+func lastingValue(tx *bbolt.Tx, key []byte) []byte {
 	if bytes.HasPrefix(key, indexPrefix) {
 		return tx.Bucket(indexBucket).Get(key)
 	}
-	stored := tx.Bucket(factsBucket).Get(key)
-	if len(stored) < 8 || isExpired(stored, at) {
-		return nil
-	}
-	return stored[8:]
-}
-
-// isExpired reads the expiry that stored begins with.
-func isExpired(stored []byte, at time.Time) bool {
-	expires := binary.BigEndian.Uint64(stored)
-	return expires != 0 && int64(expires) <= at.Unix()
-}
-
-func expiryKey(expires, key []byte) []byte {
-	return append(bytes.Clone(expires[:8]), key...)
+	return tx.Bucket(factsBucket).Get(key)
 }
 
 // hashReader reads the stored hashes of the Merkle tree.
