@@ -33,10 +33,20 @@ type Authority struct {
 	// Source says where the private key lives: "file" or "agent".
 	Source string
 
+	// wire is the public key in SSH wire format, which each request asks for several times.
+	wire []byte
 	// sign makes one signature over data, in the one algorithm of the key.
 	sign func(ctx context.Context, random io.Reader, data []byte) (*ssh.Signature, error)
 	// reach looks whether the private key is where it should be; nil if it was loaded.
 	reach func(ctx context.Context) error
+}
+
+// marshal returns the public key in SSH wire format. Nobody may change it.
+func (a *Authority) marshal() []byte {
+	if a.wire == nil {
+		return a.PublicKey.Marshal()
+	}
+	return a.wire
 }
 
 // Reach looks whether a signature could be had now. Nothing is signed.
@@ -101,7 +111,7 @@ func LoadFile(name, path string, passphrase func() ([]byte, error)) (*Authority,
 		return nil, fmt.Errorf("load CA key %q: %w", name, err)
 	}
 	return &Authority{
-		Name: name, PublicKey: signer.PublicKey(), Source: "file",
+		Name: name, PublicKey: signer.PublicKey(), wire: signer.PublicKey().Marshal(), Source: "file",
 		sign: func(_ context.Context, random io.Reader, data []byte) (*ssh.Signature, error) {
 			return signAs(signer, random, data)
 		},
