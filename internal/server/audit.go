@@ -72,6 +72,9 @@ func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest
 	if err != nil {
 		return nil, err
 	}
+	if err := s.polite.read(ctx, len(page.Found)); err != nil {
+		return nil, err
+	}
 	return out, s.fill(ctx, page, out)
 }
 
@@ -198,7 +201,11 @@ func (s auditService) FollowRecords(in *pb.FollowRecordsRequest, stream grpc.Ser
 	}
 	for {
 		sent, err := s.sendFrom(ctx, stream, next)
-		if next += sent; err == nil && sent == 0 {
+		if next += sent; err == nil {
+			err = s.polite.read(ctx, int(sent))
+		}
+		if err == nil && sent < followBatch {
+			s.polite.pause(ctx)
 			err = s.cfg.Store.Wait(ctx, next)
 		}
 		if err == nil { // a policy that came into force meanwhile may have taken the role away

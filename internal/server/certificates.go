@@ -17,6 +17,7 @@ type certificateService struct {
 }
 
 func (s certificateService) Issue(ctx context.Context, in *pb.IssueRequest) (*pb.IssueResponse, error) {
+	defer s.polite.issue()()
 	call, err := s.newCall(ctx, in.GetRequest(), in.GetSshsig())
 	if err != nil {
 		return nil, err

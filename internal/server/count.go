@@ -49,6 +49,9 @@ func (s auditService) CountRecords(ctx context.Context, in *pb.CountRecordsReque
 	if err != nil {
 		return nil, err
 	}
+	if err := s.polite.read(ctx, c.records); err != nil {
+		return nil, err
+	}
 	out := &pb.CountRecordsResponse{Own: about.GetOwn(), Failed: about.GetFailed(), Failure: about.GetFailure()}
 	if page.Next != nil {
 		out.NextPageToken = strconv.FormatUint(*page.Next, 10)
@@ -67,9 +70,11 @@ type counter struct {
 	emails   map[string]string // of snapshots, by digest
 	snapshot func(*pb.Record) ([]byte, error)
 	bytes    int
+	records  int
 }
 
 func (c *counter) count(r *pb.Record) error {
+	c.records++
 	for _, f := range counted {
 		c.add(r, f.name, audit.Value(r, f.field))
 	}

@@ -81,11 +81,12 @@ type Server struct {
 	drain    context.CancelFunc
 	// directory finds the identities of the log by email.
 	directory *store.Directory
+	polite    *polite
 }
 
 // New returns a server that does not listen yet.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, health: health.NewServer(), directory: store.NewDirectory(cfg.Store)}
+	s := &Server{cfg: cfg, health: health.NewServer(), directory: store.NewDirectory(cfg.Store), polite: newPolite()}
 	if s.cfg.StrangerAge == 0 {
 		s.cfg.StrangerAge = strangerAge
 	}

@@ -94,7 +94,10 @@ func (s *Store) Records(ctx context.Context, from uint64, n int) ([][]byte, erro
 
 // Blob implements store.Store.
 func (s *Store) Blob(ctx context.Context, digest [32]byte) ([]byte, error) {
-	var blob []byte
+	blob, erasures := s.recent.blob(digest)
+	if blob != nil {
+		return blob, nil
+	}
 	err := s.view(ctx, func(tx *bbolt.Tx, _ head) error {
 		b := tx.Bucket(blobsBucket).Get(digest[:])
 		if b == nil {
@@ -103,6 +106,9 @@ func (s *Store) Blob(ctx context.Context, digest [32]byte) ([]byte, error) {
 		blob = append([]byte{}, b...)
 		return nil
 	})
+	if err == nil {
+		s.recent.addBlob(digest, blob, erasures)
+	}
 	return blob, err
 }
 

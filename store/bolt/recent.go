@@ -11,11 +11,14 @@ const (
 	recentRecords = 1024
 	// recentHashes is how many hashes are, each at the one place that its index has.
 	recentHashes = 1 << 14
+	// recentBlobs is how many blobs are, of at most recentBlob bytes: identity snapshots, of which whoever reads records wants one each.
+	recentBlobs = 1024
+	recentBlob  = 4 << 10
 )
 
 // recent remembers what is asked for over and over: the newest records, by those who follow the log and for the proof of what was
-// just issued; and hashes of the tree, most of which near the root are the same in each proof. Neither ever changes. Everything in
-// it is durable. A nil one remembers nothing.
+// just issued; the snapshots that these cite; and hashes of the tree, most of which near the root are the same in each proof. None
+// of it changes, but a blob may be erased. Everything in it is durable. A nil one remembers nothing.
 type recent struct {
 	mu      sync.RWMutex // guards all below
 	records [recentRecords]struct {
@@ -26,6 +29,9 @@ type recent struct {
 		index int64 // 1 more than that of the hash; 0 if there is none yet
 		hash  tlog.Hash
 	}
+	blobs map[[32]byte][]byte
+	// erasures is how many blobs were erased.
+	erasures uint64
 }
 
 // fresh is what a transaction adds to the log.
@@ -34,6 +40,8 @@ type fresh struct {
 	records [][]byte
 	hash    int64 // index of the first hash
 	hashes  []tlog.Hash
+	// erased are the digests of blobs that it erased.
+	erased [][]byte
 	// places are those of the facts that expire and that it wrote or forgot.
 	places map[fingerprint]place
 }
@@ -57,6 +65,10 @@ func (r *recent) add(f fresh) {
 	for i, h := range f.hashes {
 		r.put(f.hash+int64(i), h)
 	}
+	for _, digest := range f.erased {
+		delete(r.blobs, [32]byte(digest))
+		r.erasures++
+	}
 }
 
 // put is called with the lock held.
@@ -75,6 +87,32 @@ func (r *recent) addHashes(indexes []int64, hashes []tlog.Hash) {
 	for i, index := range indexes {
 		r.put(index, hashes[i])
 	}
+}
+
+// blob returns a blob if it has it, and what addBlob wants to know of the time when it was asked for.
+func (r *recent) blob(digest [32]byte) (blob []byte, erasures uint64) {
+	if r == nil {
+		return nil, 0
+	}
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.blobs[digest], r.erasures
+}
+
+// addBlob takes a blob that was read, unless one was erased since: it might be the one.
+func (r *recent) addBlob(digest [32]byte, blob []byte, erasures uint64) {
+	if r == nil || len(blob) > recentBlob {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.erasures != erasures {
+		return
+	}
+	if r.blobs == nil || len(r.blobs) >= recentBlobs {
+		r.blobs = map[[32]byte][]byte{}
+	}
+	r.blobs[digest] = blob
 }
 
 // recordsFrom returns n records from an index on, if it has them all.

@@ -117,6 +117,7 @@ func (w *writer) put(b built, blobs, erased [][]byte) {
 	}
 	for _, digest := range erased {
 		must(w.bucket(blobsBucket).Delete(digest))
+		w.added.erased = append(w.added.erased, digest)
 	}
 	w.head.size = index + 1
 	w.pruning += 2

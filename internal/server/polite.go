@@ -1,0 +1,56 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+const (
+	// rush is how many requests for certificates at once mean that people wait for them.
+	rush = 8
+	// readRate is how many records a second all readers of the log get together meanwhile: about a twentieth of a machine with two cores.
+	readRate = 10_000
+	// followPause is how long a follower waits for more records meanwhile, so that it does not wake for each commit.
+	followPause = 100 * time.Millisecond
+)
+
+// polite lets certificates go before those who read the log: followers, lists and exports. It delays them and leaves nothing out.
+type polite struct {
+	issuing atomic.Int64
+	records *rate.Limiter
+}
+
+func newPolite() *polite { return &polite{records: rate.NewLimiter(readRate, readRate)} }
+
+// issue counts a request for a certificate until the function that it returns is called.
+func (p *polite) issue() (end func()) {
+	p.issuing.Add(1)
+	return func() { p.issuing.Add(-1) }
+}
+
+func (p *polite) rushed() bool { return p.issuing.Load() > rush }
+
+// read is told that somebody read n records, and returns when more may be read.
+func (p *polite) read(ctx context.Context, n int) error {
+	for ; n > 0 && p.rushed(); n -= readRate {
+		if err := p.records.WaitN(ctx, min(n, readRate)); err != nil {
+			return fmt.Errorf("wait until certificates leave room for reading: %w", err)
+		}
+	}
+	return nil
+}
+
+// pause lets records gather for a follower that has read all there are.
+func (p *polite) pause(ctx context.Context) {
+	if !p.rushed() {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(followPause):
+	}
+}
