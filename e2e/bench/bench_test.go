@@ -22,9 +22,12 @@ type point struct {
 }
 
 var points = []point{
-	{"reused", 1, 300}, {"reused", 8, 1200}, {"reused", 64, 4000},
-	{"fresh", 1, 300}, {"fresh", 8, 1200}, {"fresh", 64, 3000},
+	{"reused", 1, 300}, {"reused", 8, 1200}, {"reused", 64, 4000}, {"reused", maxClients, 6000},
+	{"fresh", 1, 300}, {"fresh", 8, 1200}, {"fresh", 64, 3000}, {"fresh", maxClients, 4000},
 }
+
+// maxClients fill all streams of all connections.
+const maxClients = 256
 
 // result is what a point came to, of one daemon, over all rounds.
 type result struct {
@@ -65,7 +68,11 @@ func BenchmarkIssue(b *testing.B) {
 		}
 	}
 	f := mean(floors)
-	fmt.Fprint(os.Stdout, w.describe(), f.describe(), table(f, results))
+	told := w.describe() + f.describe() + table(f, results)
+	for _, d := range w.daemons {
+		told += fmt.Sprintf("memory   of %s: %.0f MB, without what is mapped\n", d.name, d.memory(b))
+	}
+	fmt.Fprintln(os.Stdout, told+w.measureCompany(b, w.daemons[0]))
 	for _, r := range results {
 		b.Run(fmt.Sprintf("daemon=%s/tokens=%s/clients=%d", r.daemon, r.tokens, r.clients), func(b *testing.B) { r.report(b, f) })
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"net"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -122,15 +123,15 @@ func (w *world) issue(b *testing.B, p point) []call {
 	return calls
 }
 
-// idToken is one of a sign-in with the key of the person, with as many claims as usual.
-func (w *world) idToken(who *person, issuedAt time.Time) (string, error) {
+// idToken is one of a sign-in with the key of the person, with as many claims as usual, and perhaps more groups.
+func (w *world) idToken(who *person, issuedAt time.Time, more ...string) (string, error) {
 	claims, ok := w.idp.PersonClaims("alice", "hallpass")
 	if !ok {
 		return "", errors.New("the provider does not know alice")
 	}
 	claims["sub"], claims["email"] = who.subject, who.subject+"@example.com"
 	claims["iat"], claims["auth_time"] = issuedAt.Unix(), issuedAt.Unix()
-	claims["groups"] = groups
+	claims["groups"] = slices.Concat(groups, more)
 	claims["nonce"], claims["jti"] = ca.TokenNonce(who.random, who.key.PublicKey().Marshal()), rand.Text()
 	return w.idp.People().Sign(claims, devidp.TokenOptions{})
 }

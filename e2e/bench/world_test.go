@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -21,6 +22,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/client"
 	"github.com/hallpass-ssh/hallpass/internal/devidp"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/seed"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -46,8 +48,9 @@ type person struct {
 
 // daemon is a running hallpassd.
 type daemon struct {
-	name string
-	dir  string
+	name    string
+	dir     string
+	address client.Address
 	*process
 }
 
@@ -59,17 +62,17 @@ func newWorld(b *testing.B) *world {
 	must(b, err)
 	must(b, w.idp.Listen("127.0.0.1:0"))
 	b.Cleanup(func() { _ = w.idp.Close() })
-	for i := range 64 {
+	for i := range maxClients {
 		w.people = append(w.people, newPerson(b, i))
 	}
 	built := filepath.Join(w.dir, "hallpassd")
 	command(b, exec.Command("go", "build", "-trimpath", "-o", built, "./cmd/hallpassd"), w.root)
-	binaries := []struct{ name, path string }{{"this", built}}
-	if base := os.Getenv("HALLPASS_BENCH_BASE"); base != "" {
-		binaries = append(binaries, struct{ name, path string }{"base", base})
+	w.daemons = append(w.daemons, w.startDaemon(b, "this", built, 0))
+	if records, _ := strconv.ParseUint(os.Getenv("HALLPASS_BENCH_RECORDS"), 10, 64); records > 0 {
+		w.daemons = append(w.daemons, w.startDaemon(b, "full", built, records))
 	}
-	for _, binary := range binaries {
-		w.daemons = append(w.daemons, w.startDaemon(b, binary.name, binary.path))
+	if base := os.Getenv("HALLPASS_BENCH_BASE"); base != "" {
+		w.daemons = append(w.daemons, w.startDaemon(b, "base", base, 0))
 	}
 	w.echo = startEcho(b, w.daemons[0].dir, w.parts.answer)
 	return w
@@ -85,8 +88,9 @@ func newPerson(b *testing.B, i int) *person {
 	return p
 }
 
-// startDaemon makes a CA, has it issue a few certificates, looks at the records of these, and runs it again.
-func (w *world) startDaemon(b *testing.B, name, binary string) *daemon {
+// startDaemon makes a CA, with a log of so many records if that is not 0, and runs it. Of the first one it looks at the record of a
+// certificate.
+func (w *world) startDaemon(b *testing.B, name, binary string, records uint64) *daemon {
 	d := &daemon{name: name, dir: filepath.Join(w.dir, name)}
 	out := command(b, exec.Command(binary, "init", "--dir", d.dir, "--listen", "127.0.0.1:0", "--name", "localhost",
 		"--issuer", w.idp.URL(), "--client-id", "hallpass"), w.root)
@@ -96,6 +100,9 @@ func (w *world) startDaemon(b *testing.B, name, binary string) *daemon {
 	_, err = config.WriteString("limits: {identity_rate: 1000000, identity_burst: 1000000}\n")
 	must(b, err)
 	must(b, config.Close())
+	if records > 0 {
+		must(b, seed.Fill(b.Context(), seed.Params{Dir: d.dir, Records: records}))
+	}
 	d.run(b, binary, pin)
 	if w.parts == nil {
 		w.parts = newParts(b, w, d)
@@ -124,6 +131,7 @@ func (d *daemon) run(b *testing.B, binary, pin string) {
 		if found := listening.FindSubmatch(text); found != nil {
 			address, err := client.ParseAddress("localhost:" + string(found[1]) + strings.TrimSuffix(pin, "'"))
 			must(b, err)
+			d.address = address
 			d.connect(b, address)
 			return
 		}
@@ -222,6 +230,17 @@ func ownCPU(b *testing.B) time.Duration {
 	var usage unix.Rusage
 	must(b, unix.Getrusage(unix.RUSAGE_SELF, &usage))
 	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
+}
+
+// statusField returns a number from /proc/PID/status.
+func statusField(b *testing.B, pid int, name string) string {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	must(b, err)
+	m := regexp.MustCompile(`(?m)^` + name + `:\s*(\d+)`).FindSubmatch(text)
+	if m == nil {
+		b.Fatalf("/proc/%d/status has no %s", pid, name)
+	}
+	return string(m[1])
 }
 
 func command(b *testing.B, cmd *exec.Cmd, dir string) string {
