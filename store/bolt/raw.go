@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"go.etcd.io/bbolt"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Raw is a copy of a log of which nothing is believed but that it is a bbolt file in good order: what Open and OpenCopy would refuse
@@ -123,6 +124,54 @@ func (r *Raw) Blob(digest [32]byte) (blob []byte, err error) {
 		return nil
 	})
 	return blob, err
+}
+
+// Archived returns the record which the facts say tells of the newest archive, whatever it says; nil if there is none.
+func (r *Raw) Archived() (record []byte, err error) {
+	err = r.view(func(tx *bbolt.Tx) error {
+		k, stored := seekBelow(tx.Bucket(factsBucket).Cursor(), after([]byte(audit.ArchivedPrefix)))
+		if bytes.HasPrefix(k, []byte(audit.ArchivedPrefix)) && len(stored) == 16 {
+			record = bytes.Clone(tx.Bucket(recordsBucket).Get(stored[8:]))
+		}
+		return nil
+	})
+	return record, err
+}
+
+// Record returns the record stored for an index, whatever it is; nil if there is none.
+func (r *Raw) Record(index uint64) (record []byte, err error) {
+	err = r.view(func(tx *bbolt.Tx) error {
+		record = bytes.Clone(tx.Bucket(recordsBucket).Get(number(index)))
+		return nil
+	})
+	return record, err
+}
+
+// Leaf returns the hash stored for a record.
+func (r *Raw) Leaf(index uint64) (h tlog.Hash, err error) {
+	err = r.view(func(tx *bbolt.Tx) error {
+		hashes, err := hashReader(tx).ReadHashes([]int64{tlog.StoredHashIndex(0, int64(index))})
+		if err == nil {
+			h = hashes[0]
+		}
+		return err
+	})
+	return h, err
+}
+
+// Resume returns the index of a log after the records before an index, a multiple of audit.BlockSize, from its stored pages.
+func (r *Raw) Resume(before uint64) (*audit.Index, error) {
+	index := &audit.Index{}
+	err := r.view(func(tx *bbolt.Tx) error {
+		index.Begin(before / audit.ChapterSize)
+		for index.Next() < before {
+			if err := index.Resume(table(tx, index.Next()/audit.BlockSize)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return index, err
 }
 
 // CheckExpiries holds the list of what expires against the facts: what it names too early, a daemon would forget too early.

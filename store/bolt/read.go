@@ -3,6 +3,7 @@ package bolt
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"time"
@@ -74,9 +75,13 @@ func (s *Store) awaitDurable(ctx context.Context, tx *bbolt.Tx) (head, error) {
 func (s *Store) Records(ctx context.Context, from uint64, n int) ([][]byte, error) {
 	var records [][]byte
 	err := s.view(ctx, func(tx *bbolt.Tx, _ head) error {
-		c := tx.Bucket(recordsBucket).Cursor()
+		c, next := tx.Bucket(recordsBucket).Cursor(), from
 		for k, v := c.Seek(number(from)); k != nil && len(records) < n; k, v = c.Next() {
-			records = append(records, bytes.Clone(v))
+			at := binary.BigEndian.Uint64(k)
+			if err := s.mayLack(next, at); err != nil {
+				return err
+			}
+			records, next = append(records, bytes.Clone(v)), at+1
 		}
 		return nil
 	})
