@@ -2,14 +2,17 @@ package cli
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
+	"github.com/hallpass-ssh/hallpass/internal/client"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 )
@@ -36,18 +39,33 @@ func (c *logFile) close() {
 	c.raw.Close()
 }
 
-// joinArchive verifies an archive, with those before it, and adds it to a copy. Decisions in it are made again with the copy.
-func (a *app) joinArchive(ctx context.Context, c *logFile, name, key string) error {
-	archive, err := openLogFile(name)
-	if err != nil {
-		return fmt.Errorf("archive: %w", err)
+// join verifies archives, each with those before it, and adds them to a copy. Decisions in them are made again with the copy.
+func (a *app) join(ctx context.Context, c *logFile, names []string, key string) error {
+	sizes := map[*logFile]uint64{}
+	for _, name := range names {
+		archive, err := openLogFile(name)
+		if err != nil {
+			return fmt.Errorf("archive: %w", err)
+		}
+		c.archives = append(c.archives, archive)
+		checkpoint, err := archive.raw.Checkpoint()
+		if err != nil {
+			return fmt.Errorf("archive %s: %w", name, err)
+		}
+		said, err := verify.OpenCheckpoint(checkpoint, key)
+		if err != nil {
+			return fmt.Errorf("archive %s: %w", name, err)
+		}
+		sizes[archive] = said.Size
 	}
-	archive.archives = c.archives
-	c.archives = append(c.archives[:len(c.archives):len(c.archives)], archive)
-	if _, _, err := a.verifyFile(ctx, archive, key, nil, nil); err != nil {
-		f := *a.classify(err)
-		f.err = fmt.Errorf("archive %s: %w", name, f.err)
-		return &f
+	slices.SortStableFunc(c.archives, func(a, b *logFile) int { return cmp.Compare(sizes[a], sizes[b]) })
+	for i, archive := range c.archives {
+		archive.archives = c.archives[:i]
+		if _, _, err := a.verifyFile(ctx, archive, key, nil, nil); err != nil {
+			f := *a.classify(err)
+			f.err = fmt.Errorf("archive %s: %w", archive.name, f.err)
+			return &f
+		}
 	}
 	return nil
 }
@@ -134,10 +152,32 @@ func (c *logFile) blame(err error) error {
 	if own, ownErr := c.raw.Record(wrong.Index); own != nil || ownErr != nil {
 		return err
 	}
+	if from, fromErr := c.raw.ArchiveFrom(); fromErr == nil && wrong.Index < from {
+		return &failure{
+			exit: exitFailed, err: fmt.Errorf("%s is an archive of the records from %d on, and record %d is in none of the earlier ones that were given", c.name, from, wrong.Index),
+			hint: fmt.Sprintf("hallpass audit verify %s --archive EARLIER", c.name),
+		}
+	}
 	for _, a := range c.archives {
 		if record, err := a.raw.Record(wrong.Index); record != nil && err == nil {
 			return &failure{exit: exitFailed, err: fmt.Errorf("archive %s: %w", a.name, wrong), hint: "keep it, and tell those who audit the CA"}
 		}
 	}
 	return err
+}
+
+// newestArchive returns the record that tells of the newest archive, as the daemon has it; nil if there is none.
+func newestArchive(ctx context.Context, conn *client.Client, who client.SignIn) ([]byte, error) {
+	for q := (&pb.ListRecordsRequest{Events: []string{"archived"}, PageSize: 1}); ; {
+		answer, err := conn.ListRecords(ctx, who, q)
+		if err != nil {
+			return nil, err
+		}
+		if found := answer.GetEntries(); len(found) > 0 {
+			return found[0].GetRecord(), nil
+		}
+		if q.PageToken = answer.GetNextPageToken(); q.PageToken == "" {
+			return nil, nil
+		}
+	}
 }

@@ -127,7 +127,7 @@ func (a *app) findOnline(ctx context.Context, cert *ssh.Certificate) error {
 	}
 	found.index = index
 	answer, err := conn.ProveRecord(ctx, who, index)
-	if ca.KindOf(err) == ca.NotFound {
+	if _, archived := archivedBy(err); ca.KindOf(err) == ca.NotFound && !archived {
 		return a.showFound(cert, found)
 	}
 	if err != nil {
@@ -153,6 +153,9 @@ func (a *app) findInCopy(ctx context.Context, cert *ssh.Certificate, file, key s
 	}
 	found.index = index
 	p, err := store.ProveRecord(ctx, log, index)
+	if archived, ok := errors.AsType[*store.ArchivedError](err); ok {
+		return &failure{exit: exitFailed, err: archived, hint: "give the archive in the place of " + file}
+	}
 	if errors.Is(err, store.ErrNotFound) {
 		return a.showFound(cert, found)
 	}

@@ -148,10 +148,8 @@ func (a *app) verifyCopy(ctx context.Context, file, key string, older [][]byte, 
 		return err
 	}
 	defer c.close()
-	for _, name := range archives {
-		if err := a.joinArchive(ctx, c, name, key); err != nil {
-			return err
-		}
+	if err := a.join(ctx, c, archives, key); err != nil {
+		return err
 	}
 	summary, blobs, err := a.verifyFile(ctx, c, key, older, newEvaluator(ctx, c.blob).evaluate)
 	if err != nil {
@@ -251,7 +249,10 @@ func (a *app) verifyOnline(ctx context.Context, f logFlags, older [][]byte) erro
 	blobs := newRemoteBlobs(ctx, conn, who)
 	source := verify.Source{
 		PublicKey: who.Log.PublicKey, Checkpoint: checkpoint, Older: older,
-		Records: blobs.records(a, c.Size), Evaluate: newEvaluator(ctx, blobs.get).evaluate,
+		Records: blobs.records(a, c.Size), Evaluate: newEvaluator(ctx, blobs.get).evaluate, Leaf: blobs.leaf, Blob: blobs.get,
+	}
+	if source.Archived, err = newestArchive(ctx, conn, who); err != nil {
+		return err
 	}
 	summary, err := a.check(ctx, source)
 	if err != nil {

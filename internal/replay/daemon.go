@@ -102,11 +102,18 @@ func follow(ctx context.Context, conn *client.Client, who client.SignIn, next, t
 			return nil
 		}
 		full := batch
-		batch = nil
-		next += uint64(len(full))
+		batch, next = nil, at
 		return each(full)
 	}
-	err := conn.FollowRecords(ctx, who, &pb.FollowRecordsRequest{From: next}, func(e *pb.Entry) error {
+	err := conn.Follow(ctx, who, &pb.FollowRecordsRequest{From: next}, func(r *pb.FollowRecordsResponse) error {
+		e := r.GetEntry()
+		if at += r.GetArchived(); at >= to {
+			if err := flush(); err != nil {
+				return err
+			}
+			next = to
+			return errEnough
+		}
 		batch = append(batch, Entry{Index: at, Record: e.GetRecord(), Snapshot: e.GetSnapshot(), Lists: e.GetLists()})
 		at++
 		if at < to && len(batch) < copyBatch {

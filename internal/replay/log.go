@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/policy"
 	"github.com/hallpass-ssh/hallpass/store"
 )
@@ -73,14 +74,19 @@ func (c Copy) Read(ctx context.Context, from, to uint64, each func([]Entry) erro
 		if len(records) == 0 {
 			return fmt.Errorf("the log has no record %d, though it has one behind it", from)
 		}
-		batch := make([]Entry, len(records))
-		for i, record := range records {
-			batch[i] = Entry{Index: from + uint64(i), Record: record}
+		var batch []Entry
+		for _, record := range records {
+			index, err := audit.Place(record)
+			if err != nil {
+				return err
+			}
+			if from = index + 1; index < to { // some may have been archived
+				batch = append(batch, Entry{Index: index, Record: record})
+			}
 		}
 		if err := each(batch); err != nil {
 			return err
 		}
-		from += uint64(len(records))
 	}
 	return nil
 }

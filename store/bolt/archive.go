@@ -278,6 +278,9 @@ func (m *move) writeArchive(tx *bbolt.Tx) error {
 			return errors.Join(meta.Put(checkpointKey, signed), meta.Put(archiveKey, number(m.from)))
 		})
 	})
+	if err == nil {
+		err = cutUnused(fresh)
+	}
 	if err != nil {
 		return errors.Join(err, removeLeft(fresh))
 	}
@@ -287,6 +290,23 @@ func (m *move) writeArchive(tx *bbolt.Tx) error {
 		err = errors.Join(os.Link(fresh, m.File), removeLeft(fresh))
 	}
 	return errors.Join(err, syncDir(filepath.Dir(m.File)))
+}
+
+// cutUnused makes a file as long as its pages: bbolt makes a large one longer in steps, and an archive does not grow.
+func cutUnused(path string) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	metas, err := readMetaPages(f)
+	pages := uint64(0)
+	for _, m := range metas {
+		pages = max(pages, m.pages)
+	}
+	if err == nil && pages > 0 {
+		err = f.Truncate(int64(pages * pageSize))
+	}
+	return errors.Join(err, f.Sync(), f.Close())
 }
 
 // writeLog makes the log without what is in the archive, and with the record that says so.
@@ -327,7 +347,8 @@ func (m *move) writeLog(tx *bbolt.Tx, checkpoint audit.Checkpoint, archive *Copy
 	return err
 }
 
-// check compares the two new files with the old one: each record and each blob is in one of them as it was.
+// check compares the two new files with the old one: each record and each blob is in one of them as it was, but for what an earlier
+// archive carried over, which is carried over again.
 func (m *move) check(tx *bbolt.Tx, archive *Copy, fresh string) error {
 	now, err := openCopyOf(fresh, m.old.verifier, checkPages, checkTree)
 	if err != nil {
@@ -344,7 +365,7 @@ func (m *move) check(tx *bbolt.Tx, archive *Copy, fresh string) error {
 			for _, name := range [][]byte{recordsBucket, blobsBucket} {
 				b, a := here.Bucket(name), old.Bucket(name)
 				if err := tx.Bucket(name).ForEach(func(k, _ []byte) error {
-					if b.Get(k) == nil && a.Get(k) == nil {
+					if b.Get(k) == nil && a.Get(k) == nil && !isCarried(tx, k) {
 						return fmt.Errorf("%s %x is neither in the archive nor in the new log", name, k)
 					}
 					return nil
@@ -352,11 +373,21 @@ func (m *move) check(tx *bbolt.Tx, archive *Copy, fresh string) error {
 					return err
 				}
 			}
-			m.out.ArchiveBytes, m.out.Bytes, m.out.BytesBefore = old.Size(), here.Size(), tx.Size()
 			return nil
 		})
 	})
-	return err
+	return errors.Join(err, m.measure(fresh))
+}
+
+// measure tells how large the files are.
+func (m *move) measure(fresh string) error {
+	archive, archiveErr := os.Stat(m.File)
+	now, err := os.Stat(fresh)
+	if err := errors.Join(archiveErr, err); err != nil {
+		return err
+	}
+	m.out.ArchiveBytes, m.out.Bytes, m.out.BytesBefore = archive.Size(), now.Size(), m.old.file.Size()
+	return nil
 }
 
 // within says whether all records, up to a size, and blobs of a file are in another as they are.

@@ -138,6 +138,15 @@ func (r *Raw) Archived() (record []byte, err error) {
 	return record, err
 }
 
+// ArchiveFrom returns the index before which records are in earlier archives, if this is an archive and says so; 0 if not.
+func (r *Raw) ArchiveFrom() (from uint64, err error) {
+	err = r.view(func(tx *bbolt.Tx) error {
+		from, _ = audit.Number(tx.Bucket(metaBucket).Get(archiveKey))
+		return nil
+	})
+	return from, err
+}
+
 // Record returns the record stored for an index, whatever it is; nil if there is none.
 func (r *Raw) Record(index uint64) (record []byte, err error) {
 	err = r.view(func(tx *bbolt.Tx) error {
