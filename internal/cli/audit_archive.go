@@ -9,10 +9,11 @@ import (
 	"fmt"
 	"iter"
 	"slices"
+	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
-	"github.com/hallpass-ssh/hallpass/internal/client"
+	"github.com/hallpass-ssh/hallpass/internal/replay"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 )
@@ -166,18 +167,14 @@ func (c *logFile) blame(err error) error {
 	return err
 }
 
-// newestArchive returns the record that tells of the newest archive, as the daemon has it; nil if there is none.
-func newestArchive(ctx context.Context, conn *client.Client, who client.SignIn) ([]byte, error) {
-	for q := (&pb.ListRecordsRequest{Events: []string{"archived"}, PageSize: 1}); ; {
-		answer, err := conn.ListRecords(ctx, who, q)
-		if err != nil {
-			return nil, err
-		}
-		if found := answer.GetEntries(); len(found) > 0 {
-			return found[0].GetRecord(), nil
-		}
-		if q.PageToken = answer.GetNextPageToken(); q.PageToken == "" {
-			return nil, nil
-		}
+// noteArchived says that a replay was asked for decisions that were archived.
+func (a *app) noteArchived(ctx context.Context, config replay.Config) error {
+	archive, err := config.Log.Archive(ctx)
+	if archive == nil || err != nil {
+		return err
 	}
+	if until := archive.GetUntil().AsTime(); !config.Since.After(until) {
+		a.note("note: decisions from before %s were archived, and are not replayed: give the archive with --log for those", until.Format(time.RFC3339))
+	}
+	return nil
 }

@@ -251,7 +251,7 @@ func (a *app) verifyOnline(ctx context.Context, f logFlags, older [][]byte) erro
 		PublicKey: who.Log.PublicKey, Checkpoint: checkpoint, Older: older,
 		Records: blobs.records(a, c.Size), Evaluate: newEvaluator(ctx, blobs.get).evaluate, Leaf: blobs.leaf, Blob: blobs.get,
 	}
-	if source.Archived, err = newestArchive(ctx, conn, who); err != nil {
+	if source.Archived, err = conn.NewestArchive(ctx, who); err != nil {
 		return err
 	}
 	summary, err := a.check(ctx, source)

@@ -152,6 +152,23 @@ func (d Daemon) Loaded(ctx context.Context) ([]Loaded, error) {
 	return oldestFirst(out), err
 }
 
+// Archive implements Log.
+func (d Daemon) Archive(ctx context.Context) (archived *pb.Archived, err error) {
+	err = d.with(ctx, func(conn *client.Client, who client.SignIn) error {
+		record, err := conn.NewestArchive(ctx, who)
+		if record == nil || err != nil {
+			return err
+		}
+		r := &pb.Record{}
+		if err := proto.Unmarshal(record, r); err != nil {
+			return fmt.Errorf("read record: %w", err)
+		}
+		archived = r.GetArchived()
+		return nil
+	})
+	return archived, err
+}
+
 // Bundle implements Log.
 func (d Daemon) Bundle(ctx context.Context, ref ca.PolicyRef) (*policy.Bundle, error) {
 	b := &policy.Bundle{Source: fmt.Sprintf("policy %x", ref.Digest[:6]), Revision: ref.Revision, Dirty: ref.Dirty}

@@ -9,6 +9,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/policy"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 )
 
@@ -23,6 +24,8 @@ type Log interface {
 	Loaded(ctx context.Context) ([]Loaded, error)
 	// Bundle returns the files of one of them.
 	Bundle(ctx context.Context, ref ca.PolicyRef) (*policy.Bundle, error)
+	// Archive returns what the newest archive took; nil if there is none.
+	Archive(ctx context.Context) (*pb.Archived, error)
 	// Blob returns what a record cites by its SHA-256; nil if it was erased.
 	Blob(ctx context.Context, digest [32]byte) ([]byte, error)
 }
@@ -107,6 +110,15 @@ func (c Copy) Loaded(ctx context.Context) ([]Loaded, error) {
 		}
 		before = &found[len(found)-1].Index
 	}
+}
+
+// Archive implements Log.
+func (c Copy) Archive(ctx context.Context) (*pb.Archived, error) {
+	a, err := store.NewestArchive(ctx, c.Reader)
+	if a == nil || err != nil {
+		return nil, err
+	}
+	return a.Archived, nil
 }
 
 // Bundle implements Log.
