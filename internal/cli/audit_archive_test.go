@@ -55,7 +55,7 @@ func TestVerifyWithArchives(t *testing.T) {
 	}{
 		{"the first archive", []string{one}, 0, "is whole: "},
 		{"the second archive alone", []string{two}, 1, "two.db is an archive of the records from "},
-		{"the second archive with the first", []string{two, "--archive", one}, 0, "archives "},
+		{"the second archive with the first", []string{two, "--archive", one}, 0, "is whole: "},
 		{"the log alone", []string{log}, 0, "are vouched for by their hashes alone: record 1201 moved them to an archive on "},
 		{"the log with the first archive", []string{log, "--archive", one}, 0, "are vouched for by their hashes alone"},
 		{"the log with all, in any order", []string{log, "--archive", two, "--archive", one}, 0, "of the records are in them"},
