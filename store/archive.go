@@ -20,11 +20,15 @@ type Archive struct {
 
 // ArchivedError says that a record was archived. It is an ErrNotFound.
 type ArchivedError struct {
-	Index   uint64
+	Index uint64
+	// Archive is the one that has it; nil for one that an archive, which is read, does not tell of.
 	Archive *Archive
 }
 
 func (e *ArchivedError) Error() string {
+	if e.Archive == nil {
+		return fmt.Sprintf("record %d was archived before: look into an earlier archive", e.Index)
+	}
 	return fmt.Sprintf("record %d was archived on %s by record %d: look into the archive that was made then", e.Index, e.Archive.Time.Format(time.DateOnly), e.Archive.Index)
 }
 
@@ -85,9 +89,7 @@ func Record(ctx context.Context, s Reader, index uint64) ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if a != nil {
-			return nil, &ArchivedError{Index: index, Archive: a}
-		}
+		return nil, &ArchivedError{Index: index, Archive: a}
 	}
 	return nil, fmt.Errorf("record %d: %w", index, ErrNotFound)
 }

@@ -143,7 +143,7 @@ func (a *app) classify(err error) *failure {
 		}
 	case ca.NotFound:
 		if by, ok := archivedBy(err); ok {
-			f.hint = "hallpass audit show " + by + " says who archived it; an archive is read with --log ARCHIVE: hallpass audit find-cert, hallpass policy replay"
+			f.hint = "hallpass audit show " + by + " says who archived it; an archive is read with --log ARCHIVE, by it and by find-cert and policy replay"
 		}
 	case ca.Unavailable:
 		f.hint = "hallpass doctor"

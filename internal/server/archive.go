@@ -17,7 +17,7 @@ const hashesPart = 1 << 14
 
 // notThere says why the log does not have a record.
 func notThere(err error, index uint64) error {
-	if archived, ok := errors.AsType[*store.ArchivedError](err); ok {
+	if archived, ok := errors.AsType[*store.ArchivedError](err); ok && archived.Archive != nil {
 		return &ca.Error{Kind: ca.NotFound, Message: archived.Error(), Err: err, Refused: &ca.Refused{Index: archived.Archive.Index}}
 	}
 	if errors.Is(err, store.ErrNotFound) {

@@ -251,6 +251,7 @@ func TestArchive(t *testing.T) {
 		t.Errorf("the second archive alone: %v", err)
 	}
 	l.same(t, second.GetBefore())
+	inArchives(t, l, two, one)
 
 	if _, _, err := bolt.Compact(l.path, l.cfg); err != nil {
 		t.Fatal(err)
@@ -259,6 +260,48 @@ func TestArchive(t *testing.T) {
 	l.same(t, second.GetBefore())
 	l.restored(t, gone)
 	l.suspected(t, gone)
+	l.erases(t)
+	l.mustCheck(t, gone, l.path)
+}
+
+// erases erases somebody of whom all records were archived.
+func (l *aged) erases(t *testing.T) {
+	t.Helper()
+	s := open(t, l.path, l.cfg)
+	defer mustClose(t, s)
+	admin := ca.Caller{Identity: ca.Identity{Issuer: storetest.Issuer, Subject: "keeper", Kind: ca.Person}}
+	value, err := s.Fact(t.Context(), audit.SnapshotFact(storetest.Issuer, "guest3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if erased, _, err := store.NewRecorder(s).EraseIdentity(t.Context(), admin, storetest.Issuer, "guest3", "asked for"); err != nil || erased != 1 {
+		t.Errorf("%d snapshots were erased, error %v; want 1", erased, err)
+	}
+	if _, err := s.Blob(t.Context(), [32]byte(value)); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("the snapshot: %v", err)
+	}
+}
+
+// inArchives finds each record in one of the archives, and in no other.
+func inArchives(t *testing.T, l *aged, two, one string) {
+	t.Helper()
+	for name, from := range map[string]uint64{one: 0, two: 256} {
+		c, err := bolt.OpenCopy(name, l.cfg.LogKey.Verifier())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		for i := range uint64(256) {
+			got, err := store.Record(t.Context(), c, from+i)
+			if err != nil || !bytes.Equal(got, l.records[from+i]) {
+				t.Fatalf("record %d in %s: %x, %v", from+i, name, got, err)
+			}
+		}
+		_, err = store.Record(t.Context(), c, 4)
+		if _, archived := errors.AsType[*store.ArchivedError](err); archived != (from > 0) {
+			t.Errorf("record 4 in %s: %v", name, err)
+		}
+	}
 }
 
 // same compares the log with what it was.
