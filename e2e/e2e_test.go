@@ -6,6 +6,7 @@ package e2e_test
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -14,10 +15,12 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/hallpass-ssh/hallpass/internal/fixture/seed"
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
@@ -73,6 +76,7 @@ func TestScripts(t *testing.T) {
 			"sleep":   sleep,
 			"forge":   forge,
 			"erase":   erase,
+			"seed":    seedLog,
 
 			"transcript": transcript,
 		},
@@ -256,6 +260,18 @@ func screen(ts *testscript.TestScript, neg bool, args []string) {
 // screenOf takes out of a refusal what differs from one stack to the next.
 func screenOf(text string) string {
 	return screenRecord.ReplaceAllString(screenPolicy.ReplaceAllString(text, "${1}POLICY"), "${1}N")
+}
+
+// seedLog is `seed RECORDS DAYS DIR`: what scripts/seed-log does.
+func seedLog(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: seed RECORDS DAYS DIR")
+	}
+	records, err := strconv.ParseUint(args[0], 10, 32)
+	ts.Check(err)
+	days, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(seed.Fill(context.Background(), seed.Params{Dir: ts.MkAbs(args[2]), Records: records, Days: days}))
 }
 
 // sleep is `sleep SECONDS`.

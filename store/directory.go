@@ -74,7 +74,7 @@ func (d *Directory) refresh(ctx context.Context) error {
 	if err != nil || size == d.size {
 		return err
 	}
-	if size-d.size > directoryCatchUp || size < d.size {
+	if size-d.size > directoryCatchUp || size < d.size || d.size == 0 {
 		err = d.readAll(ctx)
 	} else {
 		err = d.readNew(ctx, size)
@@ -97,7 +97,7 @@ func (d *Directory) readNew(ctx context.Context, size uint64) error {
 			if err := proto.Unmarshal(b, &r); err != nil {
 				return fmt.Errorf("read record %d: %w", next, err)
 			}
-			next++
+			next = r.GetIndex() + 1
 			if c := audit.CallerOf(&r); len(c.GetSnapshot()) == 32 {
 				if err := d.learn(ctx, string(audit.SnapshotFact(c.GetIssuer(), c.GetSubject())), [32]byte(c.GetSnapshot())); err != nil {
 					return err

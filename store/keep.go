@@ -88,7 +88,14 @@ func (r *Recorder) EraseIdentity(ctx context.Context, admin ca.Caller, issuer, s
 
 // snapshots returns the digests, sorted, of the snapshots of a person that the log still has.
 func (r *Recorder) snapshots(ctx context.Context, issuer, subject string) ([][]byte, error) {
-	found, known := map[string]bool{}, false
+	newest, err := r.value(ctx, string(audit.SnapshotFact(issuer, subject))) // that of somebody of whom all records were archived
+	if err != nil {
+		return nil, err
+	}
+	found, known := map[string]bool{}, newest != nil
+	if len(newest) == 32 {
+		found[string(newest)] = true
+	}
 	for before := (*uint64)(nil); ; {
 		records, err := List(ctx, r.store, Query{Issuer: issuer, Subject: subject, Before: before, Limit: snapshotBatch})
 		if err != nil {

@@ -26,7 +26,7 @@ type Proven struct {
 // ProveRecord proves a durable record against the newest checkpoint. Hashes never change once they are written, so that each may
 // be read in a transaction of its own.
 func ProveRecord(ctx context.Context, s Reader, index uint64) (*Proven, error) {
-	record, err := one(ctx, s, index)
+	record, err := Record(ctx, s, index)
 	if err != nil {
 		return nil, err
 	}

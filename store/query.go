@@ -65,21 +65,26 @@ func bounds(ctx context.Context, s Reader, q Query) (from, to uint64, err error)
 	return max(from, q.From), to, err
 }
 
-// FirstAt returns the index of the first record, of the first n, that is not before t; n if there is none. Times never decrease.
+// FirstAt returns the index of the first record, of the first n, that is not before t; n if there is none. Times never decrease. Where
+// records were archived it may return the index of one of them, with none between that and the first.
 func FirstAt(ctx context.Context, s Reader, t time.Time, n uint64) (uint64, error) {
 	low, high := uint64(0), n
 	for low < high {
 		middle := low + (high-low)/2
-		record, err := one(ctx, s, middle)
+		// The record at the middle, or the first after it that was not archived.
+		records, err := s.Records(ctx, middle, 1)
 		if err != nil {
 			return 0, err
 		}
-		parsed, err := audit.Parse(record)
+		if len(records) == 0 {
+			return 0, fmt.Errorf("record %d: %w", middle, ErrNotFound)
+		}
+		parsed, err := audit.Parse(records[0])
 		if err != nil {
 			return 0, err
 		}
-		if parsed.GetTime().AsTime().Before(t) {
-			low = middle + 1
+		if parsed.GetIndex() < high && parsed.GetTime().AsTime().Before(t) {
+			low = parsed.GetIndex() + 1
 		} else {
 			high = middle
 		}
@@ -87,29 +92,47 @@ func FirstAt(ctx context.Context, s Reader, t time.Time, n uint64) (uint64, erro
 	return low, nil
 }
 
-// newest returns the newest records from one on, up to but without another.
+// newest returns the newest records from one on, up to but without another. Where few are left of those that were archived, it takes
+// longer steps.
 func newest(ctx context.Context, s Reader, limit int, from, to uint64) ([]Found, error) {
-	if to-from > uint64(limit) {
-		from = to - uint64(limit)
+	var found []Found
+	for step := uint64(limit); to > from && len(found) < limit; {
+		step = min(step, to-from)
+		part, err := between(ctx, s, to-step, to)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range slices.Backward(part) {
+			if len(found) < limit {
+				found = append(found, f)
+			}
+		}
+		to -= step
+		if len(part) < limit/2+1 && step < longestStep {
+			step *= 2
+		}
 	}
+	return found, nil
+}
+
+// longestStep is over how many archived records newest looks at once.
+const longestStep = audit.ChapterSize
+
+// between returns the records from one index on, up to but without another.
+func between(ctx context.Context, s Reader, from, to uint64) ([]Found, error) {
 	records, err := s.Records(ctx, from, int(to-from))
 	if err != nil {
 		return nil, err
 	}
 	var found []Found
-	for i, record := range slices.Backward(records) {
-		found = append(found, Found{Index: from + uint64(i), Record: record})
+	for _, record := range records {
+		index, err := audit.Place(record)
+		if err != nil {
+			return nil, err
+		}
+		if index < to {
+			found = append(found, Found{Index: index, Record: record})
+		}
 	}
 	return found, nil
-}
-
-func one(ctx context.Context, s Reader, index uint64) ([]byte, error) {
-	records, err := s.Records(ctx, index, 1)
-	if err != nil {
-		return nil, err
-	}
-	if len(records) == 0 {
-		return nil, fmt.Errorf("record %d: %w", index, ErrNotFound)
-	}
-	return records[0], nil
 }

@@ -112,14 +112,14 @@ func (r *Recorder) Earlier(ctx context.Context, c ca.Caller, q ca.Request) (*ca.
 	if !ok {
 		return nil, fmt.Errorf("look up nonce: its fact %x is no index", value)
 	}
-	records, err := r.store.Records(ctx, index, 1)
+	stored, err := Record(ctx, r.store, index)
+	if errors.Is(err, ErrNotFound) {
+		return nil, fmt.Errorf("a fact names a record that is not there: %w", err)
+	}
 	if err != nil {
 		return nil, unavailable(fmt.Errorf("read record %d: %w", index, err))
 	}
-	if len(records) == 0 {
-		return nil, fmt.Errorf("read record %d: a fact names it, the log has none", index)
-	}
-	record, err := audit.Parse(records[0])
+	record, err := audit.Parse(stored)
 	if err != nil {
 		return nil, err
 	}

@@ -86,7 +86,7 @@ func revisionOf(ctx context.Context, s Reader, f KeyValue) (Revision, error) {
 	if !ok {
 		return Revision{}, fmt.Errorf("the fact %q names no record", f.Key)
 	}
-	text, err := one(ctx, s, index)
+	text, err := Record(ctx, s, index)
 	if err != nil {
 		return Revision{}, err
 	}

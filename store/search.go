@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
@@ -53,7 +55,7 @@ func search(ctx context.Context, s Reader, q Query) (Page, error) {
 	if f.IsZero() {
 		found, err := newest(ctx, s, q.Limit, from, to)
 		page := Page{Found: found}
-		if n := len(found); n > 0 && found[n-1].Index > from {
+		if n := len(found); n == q.Limit && found[n-1].Index > from {
 			page.Next = &found[n-1].Index
 		}
 		return page, err
@@ -90,9 +92,9 @@ type searcher struct {
 		n     uint64
 		known bool
 	}
-	// ahead are records that were read at once, from this index on.
-	ahead     [][]byte
-	aheadFrom uint64
+	// ahead are the records that were read at once: all there are from one index on, up to but without another.
+	ahead              []Found
+	aheadFrom, aheadTo uint64
 }
 
 // run looks through what is before an index.
@@ -202,6 +204,9 @@ func (w *searcher) within(block uint64, set audit.Children, before uint64) (uint
 			return 0, err
 		}
 		w.work--
+		if record == nil {
+			continue // it was archived
+		}
 		var r pb.Record
 		if err := proto.Unmarshal(record, &r); err != nil {
 			return 0, fmt.Errorf("read record %d: %w", before, err)
@@ -216,17 +221,18 @@ func (w *searcher) within(block uint64, set audit.Children, before uint64) (uint
 	}
 }
 
-// record reads a record, and with it those before it, as many as are read at once.
+// record reads a record, and with it those before it, as many as are read at once. It is nil if it was archived.
 func (w *searcher) record(index, ahead uint64) ([]byte, error) {
-	if index < w.aheadFrom || index >= w.aheadFrom+uint64(len(w.ahead)) {
-		w.aheadFrom = index + 1 - min(ahead, index+1)
+	if index < w.aheadFrom || index >= w.aheadTo {
+		w.aheadFrom, w.aheadTo = index+1-min(ahead, index+1), index+1
 		var err error
-		if w.ahead, err = w.s.Records(w.ctx, w.aheadFrom, int(index+1-w.aheadFrom)); err != nil {
+		if w.ahead, err = between(w.ctx, w.s, w.aheadFrom, w.aheadTo); err != nil {
 			return nil, err
 		}
-		if uint64(len(w.ahead)) <= index-w.aheadFrom {
-			return nil, fmt.Errorf("record %d: %w", index, ErrNotFound)
-		}
 	}
-	return w.ahead[index-w.aheadFrom], nil
+	i, ok := slices.BinarySearchFunc(w.ahead, index, func(f Found, index uint64) int { return cmp.Compare(f.Index, index) })
+	if !ok {
+		return nil, nil
+	}
+	return w.ahead[i].Record, nil
 }

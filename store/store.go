@@ -71,7 +71,8 @@ type Store interface {
 type Reader interface {
 	// Size is the number of durable records.
 	Size(ctx context.Context) (uint64, error)
-	// Records returns up to n records from index on, ascending; fewer at the end of the log.
+	// Records returns up to n records from index on, ascending; fewer at the end of the log. Those that were archived are left out,
+	// so that the index of each is what audit.Place reads in it.
 	Records(ctx context.Context, from uint64, n int) ([][]byte, error)
 	// Blob returns the bytes with this SHA-256, or ErrNotFound.
 	Blob(ctx context.Context, digest [32]byte) ([]byte, error)

@@ -32,11 +32,13 @@ import (
 //	                                                                SignInBound
 //	restore/<epoch, 8 bytes>               New    statement         Restored                           never
 //	erased/<snapshot digest>               Set    index, 8 bytes    IdentityErased                     never
+//	archived/<before, 8 bytes>             New    index, 8 bytes    Archived                           never
 //	snap/<id>                              Set    empty             IdentityErased                     never
 //	policy                                 Holds  policy ref        Decided, granted                   -
 //	authority/<name>/<SHA-256 of key>      Holds  "listed"          Decided, granted                   -
 //
-// Those of many records together are in Index: they follow from the records of a block.
+// Those of many records together are in Index: they follow from the records of a block. What stood when records were archived, and
+// does not follow from those that stayed, is carried over in blobs that Archived cites.
 //
 // A policy ref is the digest, a byte that is 1 for dirty, and the revision. Nothing is derived from a request that is not proven
 // but the snapshot of its caller: whoever steals a token must not be able to use up nonces or bind keys with it.

@@ -48,6 +48,8 @@ func Facts(r *pb.Record) ([]Fact, error) {
 		return append(callerFacts(e.IdentityErased.GetCaller()), erasedFacts(e.IdentityErased, r.GetIndex())...), nil
 	case *pb.Record_BackupTaken:
 		return callerFacts(e.BackupTaken.GetCaller()), nil
+	case *pb.Record_Archived:
+		return []Fact{{Key: ArchivedFact(e.Archived.GetBefore()), Value: number(r.GetIndex()), Rule: New}}, nil
 	case *pb.Record_SignatureFailed, *pb.Record_StrangersCounted:
 		return nil, nil
 	}

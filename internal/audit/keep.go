@@ -53,6 +53,8 @@ func checkKept(r *pb.Record) error {
 		return checkErased(e.IdentityErased)
 	case *pb.Record_BackupTaken:
 		return checkCaller(e.BackupTaken.GetCaller())
+	case *pb.Record_Archived:
+		return checkArchived(e.Archived, r.GetIndex())
 	}
 	return nil
 }

@@ -121,7 +121,7 @@ func check(r *pb.Record) error {
 			return err
 		}
 		return checkCaller(a.GetCaller())
-	case *pb.Record_Restored, *pb.Record_IdentityErased, *pb.Record_BackupTaken:
+	case *pb.Record_Restored, *pb.Record_IdentityErased, *pb.Record_BackupTaken, *pb.Record_Archived:
 		return checkKept(r)
 	case nil:
 		return errors.New("it tells of no event")

@@ -121,6 +121,7 @@ type pager struct {
 	conn    *client.Client
 	who     client.SignIn
 	noted   bool // that only the user's own records are shown
+	told    bool // that older records were archived
 	failed  uint32
 	failure string
 }
@@ -169,7 +170,16 @@ func (p *pager) list(ctx context.Context, q *pb.ListRecordsRequest) (*pb.ListRec
 		return nil, err
 	}
 	p.note(answer.GetOwn() && q.GetScope() != pb.RecordScope_RECORD_SCOPE_OWN, answer.GetFailed(), answer.GetFailure())
+	p.tell(answer.GetArchived())
 	return answer, nil
+}
+
+// tell says, once, that older records were archived.
+func (p *pager) tell(a *pb.Archive) {
+	if a != nil && !p.told {
+		p.app.note("note: records from before %s were archived, see record %d: what they would add is not here", a.GetUntil().AsTime().Format(time.RFC3339), a.GetIndex())
+		p.told = true
+	}
 }
 
 // note tells, once, that a user without a role sees only his own records, and remembers for what an expression failed.

@@ -127,7 +127,7 @@ func (a *app) findOnline(ctx context.Context, cert *ssh.Certificate) error {
 	}
 	found.index = index
 	answer, err := conn.ProveRecord(ctx, who, index)
-	if ca.KindOf(err) == ca.NotFound {
+	if _, archived := archivedBy(err); ca.KindOf(err) == ca.NotFound && !archived {
 		return a.showFound(cert, found)
 	}
 	if err != nil {
@@ -152,31 +152,38 @@ func (a *app) findInCopy(ctx context.Context, cert *ssh.Certificate, file, key s
 		return a.showFound(cert, found)
 	}
 	found.index = index
-	p, err := store.ProveRecord(ctx, log, index)
-	if errors.Is(err, store.ErrNotFound) {
-		return a.showFound(cert, found)
-	}
-	if err != nil {
+	if found.entry, err = provenEntry(ctx, log, index, file); err != nil && !errors.Is(err, store.ErrNotFound) {
 		return err
-	}
-	checkpoint, err := audit.OpenCheckpoint(p.Checkpoint, key)
-	if err != nil {
-		return err
-	}
-	if err := tlog.CheckRecord(p.Inclusion, int64(checkpoint.Size), checkpoint.Root, int64(index), tlog.RecordHash(p.Record)); err != nil {
-		return wrong(fmt.Errorf("record %d is not what was signed: %w", index, err))
-	}
-	found.entry = &pb.Entry{Record: p.Record}
-	record := &pb.Record{}
-	if err := proto.Unmarshal(p.Record, record); err != nil {
-		return fmt.Errorf("read record %d: %w", index, err)
-	}
-	if digest := record.GetDecided().GetCaller().GetSnapshot(); len(digest) == 32 {
-		if found.entry.Snapshot, err = log.Blob(ctx, [32]byte(digest)); err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
 	}
 	return a.showFound(cert, found)
+}
+
+// provenEntry returns a record of a copy, which proves it against its checkpoint, with the identity that it cites.
+func provenEntry(ctx context.Context, log *bolt.Copy, index uint64, file string) (*pb.Entry, error) {
+	p, err := store.ProveRecord(ctx, log, index)
+	if archived, ok := errors.AsType[*store.ArchivedError](err); ok {
+		return nil, &failure{exit: exitFailed, err: errors.New(archived.Error()), hint: "give the archive in the place of " + file}
+	}
+	if err != nil {
+		return nil, err
+	}
+	checkpoint, err := audit.OpenCheckpoint(p.Checkpoint, log.PublicKey())
+	if err != nil {
+		return nil, err
+	}
+	if err := tlog.CheckRecord(p.Inclusion, int64(checkpoint.Size), checkpoint.Root, int64(index), tlog.RecordHash(p.Record)); err != nil {
+		return nil, wrong(fmt.Errorf("record %d is not what was signed: %w", index, err))
+	}
+	entry, record := &pb.Entry{Record: p.Record}, &pb.Record{}
+	if err := proto.Unmarshal(p.Record, record); err != nil {
+		return nil, fmt.Errorf("read record %d: %w", index, err)
+	}
+	if digest := audit.CallerOf(record).GetSnapshot(); len(digest) == 32 {
+		if entry.Snapshot, err = log.Blob(ctx, [32]byte(digest)); err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+	}
+	return entry, nil
 }
 
 // listedAs returns the name under which a log lists a CA key; empty if it does not.

@@ -13,29 +13,27 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/proto"
 )
 
 func (a *app) auditShowCommand() *cobra.Command {
-	return &cobra.Command{
+	var file string
+	var f logFlags
+	cmd := &cobra.Command{
 		Use:     "show INDEX",
 		Short:   "Show one record in full",
 		Long:    "Show all that the log has about one record, on one screen: who asked for what, how it was decided, and what was signed.",
-		Example: "  hallpass audit show 17\n  hallpass audit show 17 -o json",
+		Example: "  hallpass audit show 17\n  hallpass audit show 17 -o json\n  hallpass audit show 17 --log archive-2026.db",
 		Args:    exactArgs("INDEX"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			index, err := strconv.ParseUint(args[0], 10, 64)
 			if err != nil {
 				return usageError(cmd, fmt.Errorf("%q is not the index of a record", args[0]))
 			}
-			conn, who, err := a.dial(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer conn.Close()
-			entry, err := conn.GetRecord(cmd.Context(), who, index)
+			entry, err := a.getEntry(cmd, index, file, f)
 			if err != nil {
 				return err
 			}
@@ -49,6 +47,31 @@ func (a *app) auditShowCommand() *cobra.Command {
 			return showEntry(a.out, entry, record)
 		},
 	}
+	cmd.Flags().StringVar(&file, "log", "", "look into this copy or archive of the log instead of asking the CA")
+	f.add(cmd)
+	return cmd
+}
+
+// getEntry asks the CA for a record, or looks for it in a copy of the log.
+func (a *app) getEntry(cmd *cobra.Command, index uint64, file string, f logFlags) (*pb.Entry, error) {
+	if file == "" {
+		conn, who, err := a.dial(cmd.Context())
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close()
+		return conn.GetRecord(cmd.Context(), who, index)
+	}
+	key, err := a.logKey(cmd, f)
+	if err != nil {
+		return nil, err
+	}
+	log, err := bolt.OpenCopy(file, key)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	return provenEntry(cmd.Context(), log, index, file)
 }
 
 // sheet is a record as facts in sections.

@@ -91,6 +91,7 @@ func (a *app) countRecords(ctx context.Context, q *pb.ListRecordsRequest) (talli
 			return nil, err
 		}
 		p.note(answer.GetOwn() && q.GetScope() != pb.RecordScope_RECORD_SCOPE_OWN, answer.GetFailed(), answer.GetFailure())
+		p.tell(answer.GetArchived())
 		for _, t := range answer.GetTallies() {
 			sums.add(t)
 		}

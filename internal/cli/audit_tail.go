@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"time"
 
@@ -52,6 +53,13 @@ type tail struct {
 
 func (a *app) newTail() *tail { return &tail{app: a, table: a.newRecordTable()} }
 
+// pass is told how many records that come next were archived.
+func (t *tail) pass(archived uint64) {
+	if t.next != nil {
+		*t.next += archived
+	}
+}
+
 func (t *tail) show(e *pb.Entry) error {
 	record, err := newRecordJSON(e)
 	if err != nil {
@@ -89,8 +97,9 @@ func (a *app) auditLast(ctx context.Context, n uint32) error {
 		return err
 	}
 	t := a.newTail()
-	for i := range newest {
-		if err := t.show(newest[len(newest)-1-i]); err != nil {
+	for _, e := range slices.Backward(newest) {
+		t.next = nil // records between may have been archived
+		if err := t.show(e); err != nil {
 			return err
 		}
 	}
@@ -108,8 +117,9 @@ func (a *app) auditTail(ctx context.Context, from *pb.FollowRecordsRequest) erro
 	wait, lost := tailRetry, false
 	for {
 		began, progress := time.Now(), false
-		err := a.follow(ctx, from, func(e *pb.Entry) error {
-			if err := t.show(e); err != nil {
+		err := a.follow(ctx, from, func(r *pb.FollowRecordsResponse) error {
+			t.pass(r.GetArchived())
+			if err := t.show(r.GetEntry()); err != nil {
 				return &shownError{err}
 			}
 			progress, lost, wait = true, false, tailRetry
@@ -143,11 +153,11 @@ func (e *shownError) Error() string { return e.err.Error() }
 
 func (e *shownError) Unwrap() error { return e.err }
 
-func (a *app) follow(ctx context.Context, from *pb.FollowRecordsRequest, each func(*pb.Entry) error) error {
+func (a *app) follow(ctx context.Context, from *pb.FollowRecordsRequest, each func(*pb.FollowRecordsResponse) error) error {
 	conn, who, err := a.dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	return conn.FollowRecords(ctx, who, from, each)
+	return conn.Follow(ctx, who, from, each)
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
 	"github.com/hallpass-ssh/hallpass/internal/client"
 	"github.com/hallpass-ssh/hallpass/policy"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/spf13/cobra"
 )
@@ -39,6 +40,7 @@ func (f *logFlags) add(cmd *cobra.Command) {
 
 func (a *app) auditVerifyCommand() *cobra.Command {
 	var f logFlags
+	var archives []string
 	cmd := &cobra.Command{
 		Use:   "verify [COPY]",
 		Short: "Check that the log is whole, and that each certificate follows from the policy",
@@ -49,6 +51,10 @@ up follow from the records. It names the first record that is wrong, and ends wi
 
 The log holds certificates as they were to be signed, without signatures: whether the CA key signed anything else, it cannot tell.
 A certificate that was found on a server is looked up by "hallpass audit find-cert".
+
+Of records that were archived only the hashes are in the log. With --archive it takes the records from their archives, which it
+verifies too, and checks all of the log; without, it says how many records are vouched for by their hashes alone. An archive is a log,
+and can be the COPY.
 
 An older checkpoint that somebody else kept, such as a witness, shows whether records were cut off or exchanged since.`,
 		Example: "  hallpass audit verify\n  hallpass audit verify log.db --public-key \"$(cat log-key.pub)\" --checkpoint witness.txt",
@@ -63,6 +69,9 @@ An older checkpoint that somebody else kept, such as a witness, shows whether re
 			if err != nil {
 				return err
 			}
+			if len(args) == 0 && len(archives) > 0 {
+				return usageError(cmd, errors.New("--archive is for a COPY: take one with `hallpass backup`"))
+			}
 			if len(args) == 0 {
 				return a.verifyOnline(cmd.Context(), f, older)
 			}
@@ -70,11 +79,12 @@ An older checkpoint that somebody else kept, such as a witness, shows whether re
 			if err != nil {
 				return err
 			}
-			return a.verifyCopy(cmd.Context(), args[0], key, older)
+			return a.verifyCopy(cmd.Context(), args[0], key, older, archives)
 		},
 	}
 	f.add(cmd)
 	cmd.Flags().StringArrayVar(&f.checkpoints, "checkpoint", nil, "file with older checkpoints of the log; may be repeated")
+	cmd.Flags().StringArrayVar(&archives, "archive", nil, "archive with records that are not in COPY any more; may be repeated")
 	return cmd
 }
 
@@ -131,38 +141,39 @@ func (a *app) logKey(cmd *cobra.Command, f logFlags) (string, error) {
 	return key, nil
 }
 
-// verifyCopy checks a copy of the log's file.
-func (a *app) verifyCopy(ctx context.Context, file, key string, older [][]byte) error {
-	raw, err := bolt.OpenRaw(file)
+// verifyCopy checks a copy of the log's file, and the archives that hold what is not in it any more.
+func (a *app) verifyCopy(ctx context.Context, file, key string, older [][]byte, archives []string) error {
+	c, err := openLogFile(file)
 	if err != nil {
 		return err
 	}
-	defer raw.Close()
-	checkpoint, err := raw.Checkpoint()
-	if err != nil {
+	defer c.close()
+	if err := a.join(ctx, c, archives, key); err != nil {
 		return err
 	}
-	source := verify.Source{
-		PublicKey: key, Checkpoint: checkpoint, Older: older,
-		Records: rows(raw.Records(), "record"), Hashes: rows(raw.Hashes(), "hash"),
-		Evaluate: newEvaluator(ctx, raw.Blob).evaluate,
-	}
-	version, err := raw.FactsVersion()
-	if err != nil {
-		return wrong(err)
-	}
-	if version == audit.FactsVersion {
-		source.Stored = storedFacts(raw)
-	}
-	summary, err := a.check(ctx, source)
+	summary, blobs, err := a.verifyFile(ctx, c, key, older, newEvaluator(ctx, c.blob).evaluate)
 	if err != nil {
 		return err
-	}
-	blobs, err := checkBlobs(raw)
-	if err != nil {
-		return wrong(err)
 	}
 	return a.showSummary(summary, len(older), blobs)
+}
+
+// verifyFile checks a copy together with its archives.
+func (a *app) verifyFile(ctx context.Context, c *logFile, key string, older [][]byte, evaluate func(*pb.Record) error) (*verify.Summary, int, error) {
+	source, err := c.source(key, older)
+	if err != nil {
+		return nil, 0, err
+	}
+	source.Evaluate = evaluate
+	summary, err := a.check(ctx, source)
+	if err != nil {
+		return nil, 0, c.blame(err)
+	}
+	blobs, err := checkBlobs(c.raw)
+	if err != nil {
+		return nil, 0, wrong(err)
+	}
+	return summary, blobs, nil
 }
 
 // rows are the values of a bucket whose keys must count from 0.
@@ -171,10 +182,7 @@ func rows(stored iter.Seq2[bolt.Row, error], what string) iter.Seq2[[]byte, erro
 		next := uint64(0)
 		for row, err := range stored {
 			if err == nil && string(row.Key) != string(binary.BigEndian.AppendUint64(nil, next)) {
-				err = &verify.RecordError{Index: next, Err: fmt.Errorf("it is missing: what follows is stored under %x", row.Key)}
-				if what != "record" {
-					err = fmt.Errorf("%s %d is missing: what follows is stored under %x", what, next, row.Key)
-				}
+				err = fmt.Errorf("%s %d is missing: what follows is stored under %x", what, next, row.Key)
 			}
 			if !yield(row.Value, err) || err != nil {
 				return
@@ -238,7 +246,10 @@ func (a *app) verifyOnline(ctx context.Context, f logFlags, older [][]byte) erro
 	blobs := newRemoteBlobs(ctx, conn, who)
 	source := verify.Source{
 		PublicKey: who.Log.PublicKey, Checkpoint: checkpoint, Older: older,
-		Records: blobs.records(a, c.Size), Evaluate: newEvaluator(ctx, blobs.get).evaluate,
+		Records: blobs.records(a, c.Size), Evaluate: newEvaluator(ctx, blobs.get).evaluate, Leaf: blobs.leaf, Blob: blobs.get,
+	}
+	if source.Archived, err = conn.NewestArchive(ctx, who); err != nil {
+		return err
 	}
 	summary, err := a.check(ctx, source)
 	if err != nil {
@@ -249,7 +260,9 @@ func (a *app) verifyOnline(ctx context.Context, f logFlags, older [][]byte) erro
 
 // check runs a verification, and shows how far it is.
 func (a *app) check(ctx context.Context, s verify.Source) (*verify.Summary, error) {
-	s.Derive, s.Index, s.Engine = derive, index, policy.Engine
+	if s.Derive, s.Engine = derive, policy.Engine; s.Stored != nil {
+		s.Index = index
+	}
 	defer debug.SetGCPercent(debug.SetGCPercent(verifyGCPercent))
 	if isTerminal(a.err) {
 		shown := time.Now()
@@ -295,6 +308,10 @@ func wrong(err error) error {
 }
 
 func (a *app) showSummary(s *verify.Summary, older, blobs int) error {
+	archivedBy := ""
+	if s.Archived > 0 {
+		archivedBy = strconv.FormatUint(s.ArchivedBy, 10)
+	}
 	if a.json() {
 		return a.printJSON(struct {
 			LogID        string `json:"log_id"`
@@ -309,8 +326,11 @@ func (a *app) showSummary(s *verify.Summary, older, blobs int) error {
 			Facts        uint64 `json:"facts"`
 			Blobs        int    `json:"blobs"`
 			Older        int    `json:"older_checkpoints"`
+			Archived     uint64 `json:"archived"`
+			ArchivedBy   string `json:"archived_by,omitempty"`
+			Rejoined     uint64 `json:"from_archives"`
 		}{s.Checkpoint.LogID, s.Checkpoint.Epoch, strconv.FormatUint(s.Checkpoint.Size, 10), s.Checkpoint.Root.String(), s.Certificates, s.Refusals,
-			s.Evaluated, s.Erased, s.OtherEngine, s.Facts, max(blobs, 0), older})
+			s.Evaluated, s.Erased, s.OtherEngine, s.Facts, max(blobs, 0), older, s.Archived, archivedBy, s.Rejoined})
 	}
 	fmt.Fprintf(a.out, "the log %s is whole: %d records\n", s.Checkpoint.LogID, s.Checkpoint.Size)
 	fmt.Fprintf(a.out, "  root         %s\n  granted      %d\n  refused      %d\n  made again   %d decisions, each with the same outcome\n", s.Checkpoint.Root, s.Certificates, s.Refusals, s.Evaluated)
@@ -322,6 +342,13 @@ func (a *app) showSummary(s *verify.Summary, older, blobs int) error {
 	}
 	if s.OtherEngine > 0 {
 		fmt.Fprintf(a.out, "  engine       %d of them were made by another engine than %s, which came to the same\n", s.OtherEngine, policy.Engine)
+	}
+	if s.Rejoined > 0 {
+		fmt.Fprintf(a.out, "  archives     %d of the records are in them\n", s.Rejoined)
+	}
+	if s.Archived > 0 {
+		fmt.Fprintf(a.out, "  archived     %d records before record %d are vouched for by their hashes alone: record %d moved them to an archive on %s\n",
+			s.Archived, s.Archive.GetBefore(), s.ArchivedBy, s.ArchivedAt.Format(time.DateOnly))
 	}
 	switch {
 	case s.Facts > 0:

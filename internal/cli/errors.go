@@ -141,6 +141,10 @@ func (a *app) classify(err error) *failure {
 		if r, ok := errors.AsType[*client.Refusal](err); ok && r.Index != "" {
 			f.hint = "ask the admins of the CA, who see why: hallpass audit show " + plain(r.Index)
 		}
+	case ca.NotFound:
+		if by, ok := archivedBy(err); ok {
+			f.hint = "hallpass audit show " + by + " says who archived it; an archive is read with --log ARCHIVE, by it and by find-cert and policy replay"
+		}
 	case ca.Unavailable:
 		f.hint = "hallpass doctor"
 	case ca.Exhausted:
@@ -149,6 +153,15 @@ func (a *app) classify(err error) *failure {
 		}
 	}
 	return f
+}
+
+// archivedBy returns the record that says that what was asked for was archived.
+func archivedBy(err error) (index string, ok bool) {
+	r, ok := errors.AsType[*client.Refusal](err)
+	if !ok || r.Reason.Kind != ca.NotFound || r.Index == "" {
+		return "", false
+	}
+	return plain(r.Index), true
 }
 
 // ask is what a certificate or an answer was wanted for.

@@ -128,10 +128,12 @@ func derive(r *pb.Record) ([]verify.Fact, error) {
 // index says likewise which facts follow from many records together.
 func index() func(*pb.Record) ([]verify.Fact, error) {
 	var index audit.Index
-	return func(r *pb.Record) ([]verify.Fact, error) {
-		facts, err := index.Add(r)
-		return derived(facts), err
-	}
+	return func(r *pb.Record) ([]verify.Fact, error) { return indexed(&index, r) }
+}
+
+func indexed(index *audit.Index, r *pb.Record) ([]verify.Fact, error) {
+	facts, err := index.Add(r)
+	return derived(facts), err
 }
 
 func derived(facts []audit.Fact) []verify.Fact {

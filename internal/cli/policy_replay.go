@@ -124,6 +124,9 @@ func (a *app) policyReplay(ctx context.Context, dir string, o replayOptions, con
 	config.Progress = bar.show
 	summary, err := replay.Run(ctx, config)
 	bar.clear()
+	if err == nil {
+		err = a.noteArchived(ctx, config)
+	}
 	if err != nil {
 		return err
 	}

@@ -112,6 +112,11 @@ func (r *recordJSON) describe(record *pb.Record, event protoreflect.Message) {
 	case *pb.BackupTaken:
 		r.Who = e.GetCaller().GetSubject()
 		r.Message = fmt.Sprintf("took a backup of %d records", e.GetRecords())
+	case *pb.Archived:
+		r.Message = fmt.Sprintf("archived %d records from before %s, by %s", e.GetRecords(), e.GetUntil().AsTime().Format(time.RFC3339), e.GetBy())
+		if e.GetReason() != "" {
+			r.Message += ": " + e.GetReason()
+		}
 	case *pb.AccessRefused:
 		r.Who = e.GetCaller().GetSubject()
 		r.Message = e.GetRefusal().GetMessage()

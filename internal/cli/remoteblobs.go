@@ -11,6 +11,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/client"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // remoteBlobs reads what records cite from a daemon, once.
@@ -19,12 +20,14 @@ type remoteBlobs struct {
 	conn *client.Client
 	who  client.SignIn
 
-	mu    sync.Mutex // guards known and who
+	mu    sync.Mutex // guards what follows, and who
 	known map[[32]byte][]byte
+	// leaves are the hashes of archived records that were sent and not asked for yet.
+	leaves map[uint64]tlog.Hash
 }
 
 func newRemoteBlobs(ctx context.Context, conn *client.Client, who client.SignIn) *remoteBlobs {
-	return &remoteBlobs{ctx: ctx, conn: conn, who: who, known: map[[32]byte][]byte{}}
+	return &remoteBlobs{ctx: ctx, conn: conn, who: who, known: map[[32]byte][]byte{}, leaves: map[uint64]tlog.Hash{}}
 }
 
 func (b *remoteBlobs) get(digest [32]byte) ([]byte, error) {
@@ -69,14 +72,48 @@ func (b *remoteBlobs) refresh(a *app) error {
 	return nil
 }
 
-// records are the first n of the daemon's log. If the ID token expires meanwhile, it goes on with the next.
+// leaf returns the hash of a record that was archived.
+func (b *remoteBlobs) leaf(index uint64) (tlog.Hash, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	h, ok := b.leaves[index]
+	if !ok {
+		return h, errors.New("the daemon did not send it")
+	}
+	delete(b.leaves, index)
+	return h, nil
+}
+
+// keepLeaves takes hashes of records from one on, and returns how many there are.
+func (b *remoteBlobs) keepLeaves(from uint64, hashes []byte) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := uint64(0)
+	for ; len(hashes) >= tlog.HashSize; hashes = hashes[tlog.HashSize:] {
+		b.leaves[from+n] = tlog.Hash(hashes[:tlog.HashSize])
+		n++
+	}
+	return n
+}
+
+// records are the first n of the daemon's log, nil for one that was archived. If the ID token expires meanwhile, it goes on with the
+// next.
 func (b *remoteBlobs) records(a *app, n uint64) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		next, stop := uint64(0), errors.New("enough")
 		for next < n {
 			progress := false
-			err := b.conn.FollowRecords(b.ctx, b.signIn(), &pb.FollowRecordsRequest{From: next}, func(e *pb.Entry) error {
+			err := b.conn.Follow(b.ctx, b.signIn(), &pb.FollowRecordsRequest{From: next, Hashes: true}, func(r *pb.FollowRecordsResponse) error {
 				progress = true
+				for missing := b.keepLeaves(next, r.GetHashes()); missing > 0; missing-- {
+					if next++; !yield(nil, nil) || next == n {
+						return stop
+					}
+				}
+				e := r.GetEntry()
+				if e == nil {
+					return nil
+				}
 				if len(e.GetSnapshot()) > 0 {
 					b.keep(e.GetSnapshot())
 				}

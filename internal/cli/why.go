@@ -86,7 +86,7 @@ type foundDecision struct {
 
 func findDecision(ctx context.Context, conn *client.Client, who client.SignIn, which whichRecord) (*foundDecision, error) {
 	entry, err := conn.GetRecord(ctx, who, which.index)
-	if which.serial != 0 && ca.KindOf(err) == ca.NotFound {
+	if _, archived := archivedBy(err); which.serial != 0 && ca.KindOf(err) == ca.NotFound && !archived {
 		return nil, ca.Errorf(ca.NotFound, "no certificate has the serial %d: %v", which.serial, err)
 	}
 	if err != nil {

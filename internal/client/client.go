@@ -162,6 +162,11 @@ func (c *Client) CountRecords(ctx context.Context, who SignIn, part *pb.CountRec
 
 // FollowRecords calls each with every record as it is committed, oldest first, until ctx ends or each fails.
 func (c *Client) FollowRecords(ctx context.Context, who SignIn, from *pb.FollowRecordsRequest, each func(*pb.Entry) error) error {
+	return c.Follow(ctx, who, from, func(r *pb.FollowRecordsResponse) error { return each(r.GetEntry()) })
+}
+
+// Follow does likewise, and tells each of records that were archived too, and of their hashes if those are asked for.
+func (c *Client) Follow(ctx context.Context, who SignIn, from *pb.FollowRecordsRequest, each func(*pb.FollowRecordsResponse) error) error {
 	ctx, err := c.prove(ctx, who, pb.AuditService_FollowRecords_FullMethodName)
 	if err != nil {
 		return err
@@ -175,7 +180,7 @@ func (c *Client) FollowRecords(ctx context.Context, who SignIn, from *pb.FollowR
 		if err != nil {
 			return c.fromStatus(err)
 		}
-		if err := each(answer.GetEntry()); err != nil {
+		if err := each(answer); err != nil {
 			return err
 		}
 	}

@@ -22,7 +22,7 @@ const errorDomain = "hallpass"
 type Refusal struct {
 	// Reason is the error in the words of the core.
 	Reason *ca.Error
-	// Index is that of the record of the refusal; empty if there is none.
+	// Index is that of the record of the refusal; of one that was archived, that of the record which says so; empty if there is none.
 	Index string
 	// Rule, Environment and Policy (its revision or digest) are those of the decision; empty if there was none.
 	Rule, Environment, Policy string

@@ -110,3 +110,19 @@ func (c *Client) GetBlob(ctx context.Context, who SignIn, digest [32]byte) ([]by
 	}
 	return blob, nil
 }
+
+// NewestArchive asks for the record that tells of the newest archive; nil if there is none.
+func (c *Client) NewestArchive(ctx context.Context, who SignIn) ([]byte, error) {
+	for q := (&pb.ListRecordsRequest{Events: []string{"archived"}, PageSize: 1}); ; {
+		answer, err := c.ListRecords(ctx, who, q)
+		if err != nil {
+			return nil, err
+		}
+		if found := answer.GetEntries(); len(found) > 0 {
+			return found[0].GetRecord(), nil
+		}
+		if q.PageToken = answer.GetNextPageToken(); q.PageToken == "" {
+			return nil, nil
+		}
+	}
+}

@@ -56,7 +56,7 @@ func command(stdout, stderr io.Writer) *cobra.Command {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(initCommand(), runCommand(stderr), checkCommand(), backupCommand(), restoreCommand(), compactCommand())
+	root.AddCommand(initCommand(), runCommand(stderr), checkCommand(), backupCommand(), restoreCommand(), compactCommand(), archiveCommand())
 	return root
 }
 

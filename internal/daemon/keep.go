@@ -19,6 +19,10 @@ func keptLog(dir string) (path string, cfg bolt.Config, err error) {
 	if err != nil {
 		return "", cfg, err
 	}
+	return c.keptLog()
+}
+
+func (c *Config) keptLog() (path string, cfg bolt.Config, err error) {
 	key, err := audit.LoadLogKey(c.path(c.Log.Key))
 	if err != nil {
 		return "", cfg, err

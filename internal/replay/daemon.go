@@ -102,11 +102,18 @@ func follow(ctx context.Context, conn *client.Client, who client.SignIn, next, t
 			return nil
 		}
 		full := batch
-		batch = nil
-		next += uint64(len(full))
+		batch, next = nil, at
 		return each(full)
 	}
-	err := conn.FollowRecords(ctx, who, &pb.FollowRecordsRequest{From: next}, func(e *pb.Entry) error {
+	err := conn.Follow(ctx, who, &pb.FollowRecordsRequest{From: next}, func(r *pb.FollowRecordsResponse) error {
+		e := r.GetEntry()
+		if at += r.GetArchived(); at >= to {
+			if err := flush(); err != nil {
+				return err
+			}
+			next = to
+			return errEnough
+		}
 		batch = append(batch, Entry{Index: at, Record: e.GetRecord(), Snapshot: e.GetSnapshot(), Lists: e.GetLists()})
 		at++
 		if at < to && len(batch) < copyBatch {
@@ -143,6 +150,23 @@ func (d Daemon) Loaded(ctx context.Context) ([]Loaded, error) {
 		}
 	})
 	return oldestFirst(out), err
+}
+
+// Archive implements Log.
+func (d Daemon) Archive(ctx context.Context) (archived *pb.Archived, err error) {
+	err = d.with(ctx, func(conn *client.Client, who client.SignIn) error {
+		record, err := conn.NewestArchive(ctx, who)
+		if record == nil || err != nil {
+			return err
+		}
+		r := &pb.Record{}
+		if err := proto.Unmarshal(record, r); err != nil {
+			return fmt.Errorf("read record: %w", err)
+		}
+		archived = r.GetArchived()
+		return nil
+	})
+	return archived, err
 }
 
 // Bundle implements Log.

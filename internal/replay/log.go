@@ -7,7 +7,9 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/policy"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 )
 
@@ -22,6 +24,8 @@ type Log interface {
 	Loaded(ctx context.Context) ([]Loaded, error)
 	// Bundle returns the files of one of them.
 	Bundle(ctx context.Context, ref ca.PolicyRef) (*policy.Bundle, error)
+	// Archive returns what the newest archive took; nil if there is none.
+	Archive(ctx context.Context) (*pb.Archived, error)
 	// Blob returns what a record cites by its SHA-256; nil if it was erased.
 	Blob(ctx context.Context, digest [32]byte) ([]byte, error)
 }
@@ -73,14 +77,19 @@ func (c Copy) Read(ctx context.Context, from, to uint64, each func([]Entry) erro
 		if len(records) == 0 {
 			return fmt.Errorf("the log has no record %d, though it has one behind it", from)
 		}
-		batch := make([]Entry, len(records))
-		for i, record := range records {
-			batch[i] = Entry{Index: from + uint64(i), Record: record}
+		var batch []Entry
+		for _, record := range records {
+			index, err := audit.Place(record)
+			if err != nil {
+				return err
+			}
+			if from = index + 1; index < to { // some may have been archived
+				batch = append(batch, Entry{Index: index, Record: record})
+			}
 		}
 		if err := each(batch); err != nil {
 			return err
 		}
-		from += uint64(len(records))
 	}
 	return nil
 }
@@ -101,6 +110,15 @@ func (c Copy) Loaded(ctx context.Context) ([]Loaded, error) {
 		}
 		before = &found[len(found)-1].Index
 	}
+}
+
+// Archive implements Log.
+func (c Copy) Archive(ctx context.Context) (*pb.Archived, error) {
+	a, err := store.NewestArchive(ctx, c.Reader)
+	if a == nil || err != nil {
+		return nil, err
+	}
+	return a.Archived, nil
 }
 
 // Bundle implements Log.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 	"google.golang.org/grpc"
@@ -37,25 +38,26 @@ type auditService struct {
 }
 
 func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*pb.GetRecordResponse, error) {
-	var records [][]byte
+	var record []byte
 	_, err := s.authorizeFor(ctx, pb.AuditService_GetRecord_FullMethodName, func(caller ca.Caller) (own bool, err error) {
-		if records, err = s.cfg.Store.Records(ctx, in.GetIndex(), 1); err != nil || len(records) == 0 {
+		record, err = store.Record(ctx, s.cfg.Store, in.GetIndex())
+		if errors.Is(err, store.ErrNotFound) {
+			return false, nil
+		}
+		if err != nil {
 			return false, err
 		}
-		return isAbout(records[0], caller.Identity)
+		return isAbout(record, caller.Identity)
 	})
 	if err != nil {
 		return nil, err
 	}
-	if records == nil {
-		if records, err = s.cfg.Store.Records(ctx, in.GetIndex(), 1); err != nil {
-			return nil, err
+	if record == nil {
+		if record, err = store.Record(ctx, s.cfg.Store, in.GetIndex()); err != nil {
+			return nil, notThere(err, in.GetIndex())
 		}
 	}
-	if len(records) == 0 {
-		return nil, ca.Errorf(ca.NotFound, "the log has no record %d", in.GetIndex())
-	}
-	entry, err := s.entry(ctx, records[0])
+	entry, err := s.entry(ctx, record)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +77,13 @@ func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest
 	if err := s.polite.read(ctx, len(page.Found)); err != nil {
 		return nil, err
 	}
-	return out, s.fill(ctx, page, out)
+	if err := s.fill(ctx, page, out); err != nil {
+		return nil, err
+	}
+	if out.NextPageToken == "" {
+		out.Archived, err = s.archived(ctx, q)
+	}
+	return out, err
 }
 
 // query lets a caller in, and reads what it asks for. It tells out what is to be said about the answer.
@@ -200,11 +208,12 @@ func (s auditService) FollowRecords(in *pb.FollowRecordsRequest, stream grpc.Ser
 		next = size - min(last, size)
 	}
 	for {
-		sent, err := s.sendFrom(ctx, stream, next)
-		if next += sent; err == nil {
-			err = s.polite.read(ctx, int(sent))
+		began := next
+		next, err = s.sendFrom(ctx, stream, next, in.GetHashes())
+		if err == nil {
+			err = s.polite.read(ctx, int(next-began))
 		}
-		if err == nil && sent < followBatch {
+		if err == nil && next-began < followBatch {
 			s.polite.pause(ctx)
 			err = s.cfg.Store.Wait(ctx, next)
 		}
@@ -220,22 +229,32 @@ func (s auditService) FollowRecords(in *pb.FollowRecordsRequest, stream grpc.Ser
 	}
 }
 
-// sendFrom sends a batch of records to a follower and returns how many it sent.
-func (s auditService) sendFrom(ctx context.Context, stream grpc.ServerStreamingServer[pb.FollowRecordsResponse], next uint64) (uint64, error) {
+// sendFrom sends a batch of records to a follower and returns the index to go on at.
+func (s auditService) sendFrom(ctx context.Context, stream grpc.ServerStreamingServer[pb.FollowRecordsResponse], next uint64, hashes bool) (uint64, error) {
 	records, err := s.cfg.Store.Records(ctx, next, followBatch)
 	if err != nil {
-		return 0, err
+		return next, err
 	}
-	for sent, record := range records {
+	for _, record := range records {
+		index, err := audit.Place(record)
+		if err != nil {
+			return next, err
+		}
+		if hashes {
+			if err := s.sendHashes(ctx, stream, next, index); err != nil {
+				return next, err
+			}
+		}
 		entry, err := s.entry(ctx, record)
 		if err != nil {
-			return uint64(sent), err
+			return next, err
 		}
-		if err := stream.Send(&pb.FollowRecordsResponse{Entry: entry}); err != nil {
-			return uint64(sent), err
+		if err := stream.Send(&pb.FollowRecordsResponse{Entry: entry, Archived: index - next}); err != nil {
+			return next, err
 		}
+		next = index + 1
 	}
-	return uint64(len(records)), nil
+	return next, nil
 }
 
 func (s auditService) ListIdentities(ctx context.Context, in *pb.ListIdentitiesRequest) (*pb.ListIdentitiesResponse, error) {

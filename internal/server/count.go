@@ -55,6 +55,8 @@ func (s auditService) CountRecords(ctx context.Context, in *pb.CountRecordsReque
 	out := &pb.CountRecordsResponse{Own: about.GetOwn(), Failed: about.GetFailed(), Failure: about.GetFailure()}
 	if page.Next != nil {
 		out.NextPageToken = strconv.FormatUint(*page.Next, 10)
+	} else if out.Archived, err = s.archived(ctx, q); err != nil {
+		return nil, err
 	}
 	for _, t := range c.tallies {
 		out.Tallies = append(out.Tallies, t)

@@ -41,11 +41,8 @@ func (s auditService) ProveRecord(ctx context.Context, in *pb.ProveRecordRequest
 		return nil, err
 	}
 	p, err := store.ProveRecord(ctx, s.cfg.Store, in.GetIndex())
-	if errors.Is(err, store.ErrNotFound) {
-		return nil, ca.Errorf(ca.NotFound, "the log has no record %d", in.GetIndex())
-	}
 	if err != nil {
-		return nil, err
+		return nil, notThere(err, in.GetIndex())
 	}
 	entry, err := s.entry(ctx, p.Record)
 	if err != nil {

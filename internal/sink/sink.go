@@ -139,9 +139,9 @@ func (s *Sink) step(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	end := s.cursor.Next + uint64(len(events))
+	end := events[len(events)-1].Event.Sequence + 1 // some between may have been archived
 	for i := range events {
-		events[i].Own.Redelivered = s.cursor.Next+uint64(i) < s.cursor.Trying
+		events[i].Own.Redelivered = events[i].Event.Sequence < s.cursor.Trying
 	}
 	if err := s.cursor.try(end); err != nil {
 		return err

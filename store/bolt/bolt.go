@@ -11,6 +11,7 @@
 //	index         key of the fact                the value: those facts whose keys only ever grow (audit.Index)
 //	blobs         SHA-256                        the blob
 //	meta          "format", "checkpoint"         1; the newest signed checkpoint
+//	              "archive"                      of an archive only: the index before which records are in earlier ones
 //	              "facts"                        version of the facts (audit.FactsVersion); 1 if it is missing
 //
 // Beside it lies the head, see head.go. A commit is one transaction of all of these. bbolt writes the pages of a transaction, syncs, writes one of two meta pages, and
@@ -62,6 +63,7 @@ var (
 	formatKey     = []byte("format")
 	checkpointKey = []byte("checkpoint")
 	factsKey      = []byte("facts")
+	archiveKey    = []byte("archive")
 )
 
 // Config is what a log needs.
@@ -107,6 +109,8 @@ type Store struct {
 	uptime time.Duration
 	file   os.FileInfo // of the file that is open
 	mapped int         // see mapSize
+	// archived is the index before which records may be missing, because they were archived; 0 for none. It is that of the file.
+	archived uint64
 
 	queue    chan *call
 	stop     chan struct{} // closed by Close

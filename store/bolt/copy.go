@@ -35,10 +35,12 @@ func OpenCopy(path, publicKey string) (*Copy, error) {
 	return c, nil
 }
 
-func openCopy(path, publicKey string) (*Copy, error) {
+func openCopy(path, publicKey string) (*Copy, error) { return openCopyOf(path, publicKey, checkPages) }
+
+func openCopyOf(path, publicKey string, checks ...func(*os.File) error) (*Copy, error) {
 	s := &Store{path: path, done: make(chan struct{}), dead: make(chan struct{}), changed: make(chan struct{})}
 	var err error
-	if s.db, err = openReadOnly(path, checkPages); err != nil {
+	if s.db, err = openReadOnly(path, checks...); err != nil {
 		return nil, err
 	}
 	if err := guard(func() error { return s.verifyCopy(publicKey) }); err != nil {
@@ -96,7 +98,16 @@ func (s *Store) verifyCopy(publicKey string) error {
 		}
 	}
 	s.id, _, _ = strings.Cut(s.verifier, "+") // a verifier is name+hash+key
-	return s.verifyEnd()
+	if err := s.verifyEnd(); err != nil {
+		return err
+	}
+	return s.db.View(func(tx *bbolt.Tx) error {
+		// The record that tells of the archive before this one may be beyond the end of an archive, which is read all the same.
+		if from, ok := audit.Number(tx.Bucket(metaBucket).Get(archiveKey)); ok {
+			s.archived = max(s.archived, from)
+		}
+		return nil
+	})
 }
 
 // PublicKey is that of the log, in the format of signed notes.

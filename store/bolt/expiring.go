@@ -159,13 +159,19 @@ func expiringValue(tx *bbolt.Tx, key []byte, p place, at time.Time) []byte {
 	return tx.Bucket(expiringBucket).Get(p.key(key))
 }
 
-// allExpiring returns the facts that expire and stand, whose keys begin with prefix, in no order.
-func allExpiring(tx *bbolt.Tx, prefix []byte, at time.Time) []store.KeyValue {
-	var found []store.KeyValue
+// expiringFact is a fact with when it expires, in Unix seconds.
+type expiringFact struct {
+	store.KeyValue
+	expires uint64
+}
+
+// allExpiring returns the facts that expire and stand at a time, whose keys begin with prefix, in no order.
+func allExpiring(tx *bbolt.Tx, prefix []byte, at time.Time) []expiringFact {
+	var found []expiringFact
 	c := tx.Bucket(expiringBucket).Cursor()
 	for k, v := c.Seek(number(uint64(at.Unix() + 1))); k != nil; k, v = c.Next() {
-		if _, fact, err := cutPlace(k); err == nil && bytes.HasPrefix(fact, prefix) {
-			found = append(found, store.KeyValue{Key: bytes.Clone(fact), Value: append([]byte{}, v...)})
+		if p, fact, err := cutPlace(k); err == nil && bytes.HasPrefix(fact, prefix) {
+			found = append(found, expiringFact{store.KeyValue{Key: bytes.Clone(fact), Value: append([]byte{}, v...)}, p.expires})
 		}
 	}
 	return found

@@ -10,6 +10,7 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"go.etcd.io/bbolt"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Raw is a copy of a log of which nothing is believed but that it is a bbolt file in good order: what Open and OpenCopy would refuse
@@ -122,6 +123,63 @@ func (r *Raw) Blob(digest [32]byte) (blob []byte, err error) {
 		return nil
 	})
 	return blob, err
+}
+
+// Archived returns the record which the facts say tells of the newest archive, whatever it says; nil if there is none.
+func (r *Raw) Archived() (record []byte, err error) {
+	err = r.view(func(tx *bbolt.Tx) error {
+		k, stored := seekBelow(tx.Bucket(factsBucket).Cursor(), after([]byte(audit.ArchivedPrefix)))
+		if bytes.HasPrefix(k, []byte(audit.ArchivedPrefix)) && len(stored) == 8 {
+			record = bytes.Clone(tx.Bucket(recordsBucket).Get(stored))
+		}
+		return nil
+	})
+	return record, err
+}
+
+// ArchiveFrom returns the index before which records are in earlier archives, if this is an archive and says so; 0 if not.
+func (r *Raw) ArchiveFrom() (from uint64, err error) {
+	err = r.view(func(tx *bbolt.Tx) error {
+		from, _ = audit.Number(tx.Bucket(metaBucket).Get(archiveKey))
+		return nil
+	})
+	return from, err
+}
+
+// Record returns the record stored for an index, whatever it is; nil if there is none.
+func (r *Raw) Record(index uint64) (record []byte, err error) {
+	err = r.view(func(tx *bbolt.Tx) error {
+		record = bytes.Clone(tx.Bucket(recordsBucket).Get(number(index)))
+		return nil
+	})
+	return record, err
+}
+
+// Leaf returns the hash stored for a record.
+func (r *Raw) Leaf(index uint64) (h tlog.Hash, err error) {
+	err = r.view(func(tx *bbolt.Tx) error {
+		hashes, err := hashReader(tx).ReadHashes([]int64{tlog.StoredHashIndex(0, int64(index))})
+		if err == nil {
+			h = hashes[0]
+		}
+		return err
+	})
+	return h, err
+}
+
+// Resume returns the index of a log after the records before an index, a multiple of audit.BlockSize, from its stored pages.
+func (r *Raw) Resume(before uint64) (*audit.Index, error) {
+	index := &audit.Index{}
+	err := r.view(func(tx *bbolt.Tx) error {
+		index.Begin(before / audit.ChapterSize)
+		for index.Next() < before {
+			if err := index.Resume(table(tx, index.Next()/audit.BlockSize)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return index, err
 }
 
 // rows reads a bucket in order. What it yields is a copy: a page that faults must do so here.

@@ -3,6 +3,7 @@ package bolt
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 
@@ -83,9 +84,13 @@ func (s *Store) Records(ctx context.Context, from uint64, n int) ([][]byte, erro
 	}
 	var records [][]byte
 	err = s.view(ctx, func(tx *bbolt.Tx, _ head) error {
-		c := tx.Bucket(recordsBucket).Cursor()
+		c, next := tx.Bucket(recordsBucket).Cursor(), from
 		for k, v := c.Seek(number(from)); k != nil && len(records) < n; k, v = c.Next() {
-			records = append(records, bytes.Clone(v))
+			at := binary.BigEndian.Uint64(k)
+			if err := s.mayLack(next, at); err != nil {
+				return err
+			}
+			records, next = append(records, bytes.Clone(v)), at+1
 		}
 		return nil
 	})
@@ -147,7 +152,7 @@ func (s *Store) Facts(ctx context.Context, prefix, before []byte, n int) ([]stor
 			found = append(found, below(tx.Bucket(indexBucket), prefix, before, n)...)
 			for _, f := range allExpiring(tx, prefix, h.time) {
 				if before == nil || bytes.Compare(f.Key, before) < 0 {
-					found = append(found, f)
+					found = append(found, f.KeyValue)
 				}
 			}
 			slices.SortFunc(found, func(a, b store.KeyValue) int { return bytes.Compare(b.Key, a.Key) })

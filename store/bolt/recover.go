@@ -1,6 +1,8 @@
 package bolt
 
 import (
+	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -66,33 +68,9 @@ func openSuspect(name string, flag int, mode os.FileMode) (*os.File, error) {
 
 // rebuild makes a new file from the records and blobs of the log: hashes and facts follow from them. The result has the root
 // hash that was signed, or there is an error.
-func (s *Store) rebuild(path string) (err error) {
-	fresh, err := open(path, s.cfg, func(name string, flag int, mode os.FileMode) (*os.File, error) {
-		return os.OpenFile(name, flag|os.O_CREATE|os.O_EXCL, mode)
-	})
+func (s *Store) rebuild(path string) error {
+	err := makeFile(path, s.cfg, func(fresh *Store) error { return s.copyTo(fresh) })
 	if err != nil {
-		return err
-	}
-	fresh.db.NoSync = true // until all is written
-	err = s.db.View(func(tx *bbolt.Tx) error {
-		checkpoint, err := s.verifyOwner(tx)
-		if err != nil {
-			return err
-		}
-		if err := fresh.createBuckets(); err != nil {
-			return err
-		}
-		if err := fresh.copyRecords(tx, checkpoint); err != nil {
-			return err
-		}
-		if err := fresh.copyBlobs(tx); err != nil {
-			return err
-		}
-		return fresh.db.Update(func(to *bbolt.Tx) error {
-			return to.Bucket(metaBucket).Put(checkpointKey, tx.Bucket(metaBucket).Get(checkpointKey))
-		})
-	})
-	if err = errors.Join(err, fresh.db.Sync(), fresh.db.Close()); err != nil {
 		return err
 	}
 	// Read it back as any other log.
@@ -103,43 +81,101 @@ func (s *Store) rebuild(path string) (err error) {
 	return again.db.Close()
 }
 
-// copyRecords takes over the records that the checkpoint covers.
-func (s *Store) copyRecords(from *bbolt.Tx, checkpoint audit.Checkpoint) error {
-	c := from.Bucket(recordsBucket).Cursor()
-	k, record := c.First()
-	var end head
-	index := &audit.Index{}
-	for k != nil {
-		var changed map[fingerprint]place
-		if err := s.db.Update(func(tx *bbolt.Tx) error {
-			w := writer{tx: tx, verifier: s.verifier, head: end, index: index, expiring: &s.expiring}
-			for range rebuildBatch {
-				if k == nil {
-					break
-				}
-				if err := w.replay(record); err != nil {
-					return err
-				}
-				k, record = c.Next()
-			}
-			w.prune()
-			end, changed = w.head, w.changed
-			return nil
-		}); err != nil {
-			return err
-		}
-		s.expiring.merge(changed)
+// makeFile makes a new log that fill fills, and syncs it.
+func makeFile(path string, cfg Config, fill func(*Store) error) error {
+	s, err := open(path, cfg, func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		return os.OpenFile(name, flag|os.O_CREATE|os.O_EXCL, mode)
+	})
+	if err != nil {
+		return err
 	}
+	s.db.NoSync = true // until all is written
+	if err = s.createBuckets(); err == nil {
+		err = fill(s)
+	}
+	return errors.Join(err, s.db.Sync(), s.db.Close())
+}
+
+// copyTo fills a new file with all that is in the log.
+func (s *Store) copyTo(fresh *Store) error {
 	return s.db.View(func(tx *bbolt.Tx) error {
-		root, err := tlog.TreeHash(int64(end.size), hashReader(tx))
+		checkpoint, err := s.verifyOwner(tx)
 		if err != nil {
 			return err
 		}
-		if end.size != checkpoint.Size || root != checkpoint.Root {
-			return fmt.Errorf("its %d records have the root hash %v, but %d with %v were signed", end.size, root, checkpoint.Size, checkpoint.Root)
+		if last, _ := tx.Bucket(recordsBucket).Cursor().Last(); !bytes.Equal(last, number(checkpoint.Size-1)) {
+			return fmt.Errorf("its last record is %x, but %d records were signed: records are missing or were added", last, checkpoint.Size)
 		}
-		return nil
+		g, err := gapOf(tx)
+		if err != nil {
+			return err
+		}
+		if _, err := fresh.copyRecords(tx, checkpoint, g); err != nil {
+			return err
+		}
+		if err := fresh.copyBlobs(tx, nil); err != nil {
+			return err
+		}
+		return fresh.db.Update(func(to *bbolt.Tx) error {
+			return to.Bucket(metaBucket).Put(checkpointKey, tx.Bucket(metaBucket).Get(checkpointKey))
+		})
 	})
+}
+
+// copyRecords takes over the records that the checkpoint covers, but for what is left out of them, and returns how they end.
+func (s *Store) copyRecords(from *bbolt.Tx, checkpoint audit.Checkpoint, g *gap) (head, error) {
+	c, hashes := from.Bucket(recordsBucket).Cursor(), hashReader(from)
+	k, record := c.First()
+	var end head
+	index := &audit.Index{}
+	for end.size < checkpoint.Size {
+		batch := min(checkpoint.Size-end.size, rebuildBatch)
+		if end.size < g.before {
+			batch = min(batch, g.before-end.size)
+		} else if end.size == g.before && g.before > 0 {
+			if err := g.carry(s); err != nil {
+				return end, err
+			}
+			index = nil // to be read from the file
+		}
+		var changed map[fingerprint]place
+		if err := s.db.Update(func(tx *bbolt.Tx) error {
+			w := writer{tx: tx, verifier: s.verifier, head: end, index: index, expiring: &s.expiring}
+			for range batch {
+				var here []byte
+				if at := w.head.size; len(k) == 8 && binary.BigEndian.Uint64(k) == at {
+					here = record
+					k, record = c.Next()
+				} else if at >= g.lacks {
+					return fmt.Errorf("record %d is missing, and no record says that it was archived", at)
+				}
+				if err := w.take(here, g, hashes); err != nil {
+					return err
+				}
+			}
+			w.prune()
+			end, index, changed = w.head, w.index, w.changed
+			return nil
+		}); err != nil {
+			return end, err
+		}
+		s.expiring.merge(changed)
+	}
+	return end, s.db.View(func(tx *bbolt.Tx) error {
+		root, err := tlog.TreeHash(int64(end.size), hashReader(tx))
+		if err == nil && root != checkpoint.Root {
+			err = fmt.Errorf("its %d records have the root hash %v, but %v was signed", end.size, root, checkpoint.Root)
+		}
+		return err
+	})
+}
+
+// take appends the next record as it is, or what stands for it.
+func (w *writer) take(record []byte, g *gap, hashes tlog.HashReader) error {
+	if w.head.size < g.before {
+		return w.stay(record, g, hashes)
+	}
+	return w.replay(record)
 }
 
 // replay appends a record as it is.
@@ -189,7 +225,8 @@ func (w *writer) follows(r *pb.Record) error {
 	return nil
 }
 
-func (s *Store) copyBlobs(from *bbolt.Tx) error {
+// copyBlobs takes over the blobs, but for those that are left out.
+func (s *Store) copyBlobs(from *bbolt.Tx, without map[[32]byte]bool) error {
 	c := from.Bucket(blobsBucket).Cursor()
 	k, blob := c.First()
 	for k != nil {
@@ -201,8 +238,10 @@ func (s *Store) copyBlobs(from *bbolt.Tx) error {
 				if digest := audit.Digest(blob); string(digest[:]) != string(k) {
 					return fmt.Errorf("the blob %x is not what its name says: it was changed or damaged", k)
 				}
-				if err := putBlob(tx, k, blob); err != nil {
-					return err
+				if !without[[32]byte(k)] {
+					if err := putBlob(tx, k, blob); err != nil {
+						return err
+					}
 				}
 				k, blob = c.Next()
 			}

@@ -20,7 +20,8 @@ const (
 	killedDoes = "HALLPASS_TEST_KILLED_DOES"
 )
 
-// TestKilled kills a process that restores, or compacts, at any moment. What it leaves opens, with all that it had.
+// TestKilled kills a process that restores, or compacts, at any moment. What it leaves opens, with all that it had. TestArchiveKilled
+// does likewise with one that archives.
 func TestKilled(t *testing.T) {
 	if path := os.Getenv(killedLog); path != "" {
 		beKilled(t, path, os.Getenv(killedDoes))

@@ -30,6 +30,9 @@ func (s *Store) verifyEnd() error {
 		if root != checkpoint.Root {
 			return fmt.Errorf("the hashes of its %d records do not lead to the root hash that was signed: it was changed or damaged", checkpoint.Size)
 		}
+		if err := s.gaps(tx); err != nil {
+			return err
+		}
 		c := tx.Bucket(recordsBucket).Cursor()
 		last, value := c.Last()
 		if len(last) != 8 || binary.BigEndian.Uint64(last) != checkpoint.Size-1 {
@@ -41,8 +44,11 @@ func (s *Store) verifyEnd() error {
 		}
 		index := checkpoint.Size - 1
 		for k, v := last, value; k != nil && checkpoint.Size-index <= verifyTail; k, v = c.Prev() {
-			if binary.BigEndian.Uint64(k) != index {
-				return fmt.Errorf("record %d is missing", index)
+			if at := binary.BigEndian.Uint64(k); at != index {
+				if err := s.mayLack(at+1, index+1); err != nil {
+					return err
+				}
+				break // the hashes of those before it are all there is
 			}
 			if err := verifyRecord(tx, index, v); err != nil {
 				return err

@@ -2,6 +2,7 @@ package bolt
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
@@ -9,16 +10,27 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
-// Whole reads all of a copy: its records must lead to the root hash that was signed, and its blobs be what their names say. What the
-// records say is for package verify.
+// Whole reads all of a copy: its records, and the hashes of those that were archived, must lead to the root hash that was signed, and
+// its blobs be what their names say. What the records say is for package verify.
 func (c *Copy) Whole(ctx context.Context) error {
 	err := c.s.view(ctx, func(tx *bbolt.Tx, h head) error {
 		signed, err := c.s.verifyOwner(tx)
 		if err != nil {
 			return err
 		}
-		tree := compactTree{}
-		if err := tx.Bucket(recordsBucket).ForEach(func(_, record []byte) error {
+		tree, hashes := compactTree{}, hashReader(tx)
+		if err := tx.Bucket(recordsBucket).ForEach(func(k, record []byte) error {
+			at := binary.BigEndian.Uint64(k)
+			if err := c.s.mayLack(tree.size, at); err != nil {
+				return err
+			}
+			for tree.size < at {
+				leaf, err := hashes.ReadHashes([]int64{tlog.StoredHashIndex(0, int64(tree.size))})
+				if err != nil {
+					return err
+				}
+				tree.add(leaf[0])
+			}
 			tree.add(tlog.RecordHash(record))
 			return context.Cause(ctx)
 		}); err != nil {

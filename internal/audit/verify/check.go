@@ -54,8 +54,12 @@ func Check(ctx context.Context, s Source) (*Summary, error) {
 	defer running.Wait()
 	defer cancel()
 	k := &checker{source: s, checkpoint: c, older: older, summary: Summary{Checkpoint: c}}
+	if k.archive, err = openArchive(s); err != nil {
+		return nil, err
+	}
 	k.walk = newWalk(c, s.PublicKey, &k.tree)
 	k.projection.init()
+	k.archive.stayed.once.seeds = k.projection.once.seeds
 	if s.Index != nil {
 		k.index = s.Index()
 	}
@@ -80,6 +84,10 @@ func Check(ctx context.Context, s Source) (*Summary, error) {
 		return nil, err
 	}
 	k.summary.Certificates, k.summary.Refusals = k.walk.granted, k.walk.refused
+	if a := k.archive; a.missing > 0 {
+		k.summary.Archived, k.summary.Archive, k.summary.ArchivedBy, k.summary.ArchivedAt = a.missing, a.said, a.index, a.at
+	}
+	k.summary.Rejoined = k.archive.rejoined
 	return &k.summary, nil
 }
 
@@ -151,6 +159,9 @@ func (k *checker) read(ctx context.Context, running *sync.WaitGroup) <-chan *bat
 
 // look says what can be said of a record alone.
 func (k *checker) look(i *item) {
+	if i.raw == nil {
+		return // it is not there
+	}
 	i.hash = tlog.RecordHash(i.raw)
 	if i.parsed, i.err = parseRecord(i.raw); i.err != nil {
 		return
@@ -175,6 +186,7 @@ type checker struct {
 	tree       treeHash
 	hashes     *puller
 	projection projection
+	archive    *archive
 	summary    Summary
 }
 
@@ -211,6 +223,9 @@ func (k *checker) take(b *batch) error {
 
 // one checks a record at its place.
 func (k *checker) one(place uint64, i *item) error {
+	if i.raw == nil {
+		return k.gap(place)
+	}
 	if k.hashes != nil {
 		// Before all else: a record that is not what was hashed may say anything.
 		if err := k.hashes.hash(i.hash, "it is not what was hashed: it, or its hash, was changed"); err != nil {
@@ -220,22 +235,64 @@ func (k *checker) one(place uint64, i *item) error {
 	if i.err != nil {
 		return i.err
 	}
+	if place == k.archive.before() && place > 0 {
+		if err := k.reach(i.record); err != nil {
+			return err
+		}
+	}
 	if err := k.walk.step(place, i.parsed); err != nil {
 		return err
 	}
 	if err := k.evaluated(i); err != nil {
 		return err
 	}
-	if k.source.Derive != nil {
-		facts, err := together(k.index, i.record, i.facts)
-		if err != nil {
-			return err
-		}
-		if err := k.projection.take(place, i.record.GetTime().AsTime(), facts); err != nil {
+	if err := k.follow(place, i); err != nil {
+		return err
+	}
+	return k.above(i.hash)
+}
+
+// follow takes the facts that follow from a record.
+func (k *checker) follow(place uint64, i *item) error {
+	a := k.archive
+	if said := i.record.GetArchived(); said != nil {
+		if err := a.met(place, i.raw, said); err != nil {
 			return err
 		}
 	}
-	above := k.tree.add(i.hash)
+	left := place < a.before() && leaves(i.record)
+	if left {
+		a.rejoined++
+	}
+	if k.source.Derive == nil {
+		return nil
+	}
+	if place < a.before() && !left {
+		a.stayed.put(place, i.record.GetTime().AsTime(), i.facts)
+	}
+	if place < a.before() && a.missing > 0 {
+		return nil // what stood when they left was carried over
+	}
+	facts, err := together(k.index, i.record, i.facts)
+	if err != nil {
+		return err
+	}
+	return k.projection.take(place, i.record.GetTime().AsTime(), facts)
+}
+
+// grow takes the hash of a record that is not there.
+func (k *checker) grow(leaf tlog.Hash, wrong string) error {
+	if k.hashes != nil {
+		if err := k.hashes.hash(leaf, wrong); err != nil {
+			return err
+		}
+	}
+	return k.above(leaf)
+}
+
+// above adds a hash to the tree, and holds those that it completes against the stored ones.
+func (k *checker) above(leaf tlog.Hash) error {
+	above := k.tree.add(leaf)
 	if k.hashes == nil {
 		return nil
 	}
@@ -293,10 +350,13 @@ func (k *checker) end() error {
 			return err
 		}
 	}
+	if err := k.archive.end(); err != nil {
+		return err
+	}
 	if k.source.Stored == nil {
 		return nil
 	}
-	n, err := k.projection.compare(k.source)
+	n, err := k.projection.compare(k.source, k.archive)
 	k.summary.Facts = n
 	return err
 }

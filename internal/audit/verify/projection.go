@@ -77,6 +77,13 @@ func (p *projection) take(index uint64, at time.Time, facts []Fact) error {
 			return err
 		}
 	}
+	p.put(index, at, facts)
+	return nil
+}
+
+// put adds facts whatever their rules say.
+func (p *projection) put(index uint64, at time.Time, facts []Fact) {
+	p.time = at
 	for _, f := range facts {
 		switch {
 		case f.Rule == Holds:
@@ -86,7 +93,6 @@ func (p *projection) take(index uint64, at time.Time, facts []Fact) error {
 			p.facts[string(f.Key)] = standing{value: f.Value, expires: f.Expires, index: index}
 		}
 	}
-	return nil
 }
 
 func (p *projection) allows(f Fact) error {
@@ -116,7 +122,7 @@ func (s standing) expired(at time.Time) bool {
 }
 
 // compare holds the facts as stored against those that follow from the records, and returns how many there are.
-func (p *projection) compare(s Source) (uint64, error) {
+func (p *projection) compare(s Source, a *archive) (uint64, error) {
 	stored := sum{seeds: p.once.seeds}
 	var n uint64
 	for f, err := range s.Stored {
@@ -124,6 +130,9 @@ func (p *projection) compare(s Source) (uint64, error) {
 			return n, fmt.Errorf("read the stored facts: %w", err)
 		}
 		n++
+		if a.page(f, s.InIndex) {
+			continue
+		}
 		if (standing{expires: f.Expires}).expired(p.time) {
 			continue // as good as none, whether it is there or not
 		}
@@ -144,8 +153,11 @@ func (p *projection) compare(s Source) (uint64, error) {
 	if err := p.missing(); err != nil {
 		return n, err
 	}
+	if err := a.pagesEnd(); err != nil {
+		return n, err
+	}
 	if stored != p.once {
-		return n, p.name(s)
+		return n, p.name(s, a)
 	}
 	return n, nil
 }
@@ -165,7 +177,7 @@ func (p *projection) missing() error {
 }
 
 // name finds the fact that makes the sums differ. It takes the memory that sums save.
-func (p *projection) name(s Source) error {
+func (p *projection) name(s Source, a *archive) error {
 	seed := p.once.seeds[0]
 	there := map[uint64]bool{}
 	for f, err := range s.Stored {
@@ -175,7 +187,7 @@ func (p *projection) name(s Source) error {
 		there[fingerprint(seed, f)] = true
 	}
 	var indexed func(*pb.Record) ([]Fact, error)
-	if s.Index != nil {
+	if s.Index != nil && a.missing == 0 {
 		indexed = s.Index()
 	}
 	follows, index := map[uint64]bool{}, uint64(0)
@@ -183,9 +195,22 @@ func (p *projection) name(s Source) error {
 		if err != nil {
 			return fmt.Errorf("read record %d: %w", index, err)
 		}
+		if index == a.before() && a.missing > 0 && s.Resume != nil {
+			if indexed, err = s.Resume(index); err != nil {
+				return err
+			}
+		}
+		if raw == nil {
+			index++
+			continue
+		}
 		r, err := parseRecord(raw)
 		if err != nil {
 			return &RecordError{Index: index, Err: err}
+		}
+		if a.missing > 0 && index < a.before() && leaves(r.record) {
+			index++
+			continue
 		}
 		facts, err := s.Derive(r.record)
 		if err == nil {
@@ -209,6 +234,9 @@ func (p *projection) name(s Source) error {
 	for f, err := range s.Stored {
 		if err != nil {
 			return fmt.Errorf("read the stored facts: %w", err)
+		}
+		if a.missing > 0 && s.InIndex != nil && s.InIndex(f.Key, a.before()) {
+			continue
 		}
 		if _, compared := p.facts[string(f.Key)]; !compared && f.Expires.IsZero() && !follows[fingerprint(seed, f)] {
 			return stray(f)

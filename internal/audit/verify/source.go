@@ -6,6 +6,7 @@ import (
 	"time"
 
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // Source is a log as an outsider holds it. Only its public key is trusted; all else is what is checked.
@@ -17,7 +18,8 @@ type Source struct {
 	Checkpoint []byte
 	// Older are signed checkpoints that others kept: the log must be a continuation of each.
 	Older [][]byte
-	// Records are those of the log, from index 0 on. Required. It is read a second time to name a record to which a fact belongs.
+	// Records are those of the log, from index 0 on, nil for one that is not there. Required. It is read a second time to name a record
+	// to which a fact belongs.
 	Records iter.Seq2[[]byte, error]
 	// Hashes are those of the Merkle tree as stored, in order; nil if they are not at hand.
 	Hashes iter.Seq2[[]byte, error]
@@ -27,6 +29,17 @@ type Source struct {
 	Derive func(*pb.Record) ([]Fact, error)
 	// Index begins to say which facts follow from many records together: what it returns is told of each record in order. May be nil.
 	Index func() func(*pb.Record) ([]Fact, error)
+	// Archived is the record that is said to tell where records are that are not there; nil for none. It is believed once it was found
+	// in its place.
+	Archived []byte
+	// Leaf returns the RFC 6962 hash of a record that is not there. Required with Archived.
+	Leaf func(index uint64) (tlog.Hash, error)
+	// Blob returns what the log has under a digest; nil if it has nothing. Required with Archived.
+	Blob func(digest [32]byte) ([]byte, error)
+	// InIndex tells whether a stored fact is of the index of the records before one. Resume begins to say, as Index does, which facts
+	// follow from the record before which records were archived, and those after it. Both are required with Archived and Index.
+	InIndex func(key []byte, before uint64) bool
+	Resume  func(before uint64) (func(*pb.Record) ([]Fact, error), error)
 	// Evaluate makes a decision again, from what its record cites, and holds it against the record; of a policy that comes into
 	// force it sees that it can be read. It is called by several goroutines. ErrErased says that it cannot be told. If nil, decisions
 	// are held against everything but the policy.
@@ -78,6 +91,14 @@ type Summary struct {
 	OtherEngine uint64
 	// Facts is how many facts were held against the records.
 	Facts uint64
+	// Archived is how many records are not there, so that nothing vouches for what they said but their hashes. Archive tells where they
+	// went: it is that of record ArchivedBy, of ArchivedAt. It is nil if no record is missing.
+	Archived   uint64
+	Archive    *pb.Archived
+	ArchivedBy uint64
+	ArchivedAt time.Time
+	// Rejoined is how many records were archived, and are there all the same.
+	Rejoined uint64
 }
 
 // FactError names a stored fact that is not as the records say.

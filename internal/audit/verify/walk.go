@@ -35,7 +35,12 @@ type walk struct {
 	grants           []uint16
 	authorities      []string
 	granted, refused uint64
+	// archived is the index before which records were archived so far.
+	archived uint64
 }
+
+// unknown is who signs the certificate of a record that is not there, if it grants one.
+const unknown = math.MaxUint16
 
 type authorityKey struct{ authority, key string }
 
@@ -135,12 +140,32 @@ func (w *walk) step(place uint64, p parsed) error {
 	case *pb.Record_Decided:
 		return w.decided(p, e.Decided)
 	case *pb.Record_SignatureFailed:
-		if failed := e.SignatureFailed; failed.GetAuthority() == "" || w.granter(failed.GetDecided()) != failed.GetAuthority() {
-			return fmt.Errorf("it says that a signature failed, but record %d grants none by %q", e.SignatureFailed.GetDecided(), e.SignatureFailed.GetAuthority())
+		failed := e.SignatureFailed
+		if failed.GetAuthority() == "" || w.granter(failed.GetDecided(), failed.GetAuthority()) != failed.GetAuthority() {
+			return fmt.Errorf("it says that a signature failed, but record %d grants none by %q", failed.GetDecided(), failed.GetAuthority())
 		}
+	case *pb.Record_Archived:
+		return w.archives(place, e.Archived)
 	}
 	return nil
 }
+
+// archives checks what a record says of an archive against those before.
+func (w *walk) archives(place uint64, a *pb.Archived) error {
+	switch {
+	case a.GetFrom() != w.archived:
+		return fmt.Errorf("it archives from record %d on, but what is before record %d was archived before", a.GetFrom(), w.archived)
+	case a.GetBefore() <= a.GetFrom() || a.GetBefore() >= place:
+		return fmt.Errorf("it archives the records from %d on and before %d", a.GetFrom(), a.GetBefore())
+	case a.GetBy() == "":
+		return errors.New("it does not say who archived")
+	}
+	w.archived = a.GetBefore()
+	return nil
+}
+
+// gap passes over a record that is not there.
+func (w *walk) gap() { w.grants = append(w.grants, unknown) }
 
 func (w *walk) genesis(g *pb.Genesis) error {
 	switch {
@@ -186,7 +211,7 @@ func (w *walk) decided(p parsed, d *pb.Decided) error {
 func (w *walk) grant(authority string) error {
 	number := slices.Index(w.authorities, authority)
 	if number < 0 {
-		if number = len(w.authorities); number > math.MaxUint16 {
+		if number = len(w.authorities); number >= unknown {
 			return errors.New("there are more Authorities than this program can tell apart")
 		}
 		w.authorities = append(w.authorities, authority)
@@ -195,10 +220,13 @@ func (w *walk) grant(authority string) error {
 	return nil
 }
 
-// granter is who signs the certificate of an earlier record; empty if it grants none.
-func (w *walk) granter(index uint64) string {
-	if index >= uint64(len(w.grants)) {
+// granter is who signs the certificate of an earlier record; empty if it grants none, and whoever is said to if it is not there.
+func (w *walk) granter(index uint64, said string) string {
+	switch {
+	case index >= uint64(len(w.grants)):
 		return ""
+	case w.grants[index] == unknown:
+		return said
 	}
 	return w.authorities[w.grants[index]]
 }

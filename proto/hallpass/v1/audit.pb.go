@@ -584,7 +584,9 @@ type ListRecordsResponse struct {
 	// How it failed, for the first of them.
 	Failure string `protobuf:"bytes,22,opt,name=failure,proto3" json:"failure,omitempty"`
 	// When the record was committed at which the search for the next page goes on; absent if this is the last page.
-	SearchedTo    *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=searched_to,json=searchedTo,proto3" json:"searched_to,omitempty"`
+	SearchedTo *timestamppb.Timestamp `protobuf:"bytes,23,opt,name=searched_to,json=searchedTo,proto3" json:"searched_to,omitempty"`
+	// Records that were asked for may have been archived, so that they are not here; absent if none were.
+	Archived      *Archive `protobuf:"bytes,24,opt,name=archived,proto3" json:"archived,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -661,6 +663,86 @@ func (x *ListRecordsResponse) GetSearchedTo() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ListRecordsResponse) GetArchived() *Archive {
+	if x != nil {
+		return x.Archived
+	}
+	return nil
+}
+
+// Archive tells of records that are not in the log any more. Where they are, whoever archived them knows.
+type Archive struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Index of the Archived record.
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// When that was committed.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// Most records before this index are not there.
+	Before uint64 `protobuf:"varint,3,opt,name=before,proto3" json:"before,omitempty"`
+	// When the record at that index was committed.
+	Until         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Archive) Reset() {
+	*x = Archive{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Archive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Archive) ProtoMessage() {}
+
+func (x *Archive) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Archive.ProtoReflect.Descriptor instead.
+func (*Archive) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Archive) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *Archive) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Archive) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *Archive) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
 // CountRecordsRequest asks for sums.
 type CountRecordsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -672,7 +754,7 @@ type CountRecordsRequest struct {
 
 func (x *CountRecordsRequest) Reset() {
 	*x = CountRecordsRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -684,7 +766,7 @@ func (x *CountRecordsRequest) String() string {
 func (*CountRecordsRequest) ProtoMessage() {}
 
 func (x *CountRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[7]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -697,7 +779,7 @@ func (x *CountRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountRecordsRequest.ProtoReflect.Descriptor instead.
 func (*CountRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{7}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *CountRecordsRequest) GetOf() *ListRecordsRequest {
@@ -719,14 +801,16 @@ type CountRecordsResponse struct {
 	// How many records the expression failed for. They are left out.
 	Failed uint32 `protobuf:"varint,4,opt,name=failed,proto3" json:"failed,omitempty"`
 	// How it failed, for the first of them.
-	Failure       string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	Failure string `protobuf:"bytes,5,opt,name=failure,proto3" json:"failure,omitempty"`
+	// Records that were asked for may have been archived, so that they are not counted; absent if none were.
+	Archived      *Archive `protobuf:"bytes,6,opt,name=archived,proto3" json:"archived,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CountRecordsResponse) Reset() {
 	*x = CountRecordsResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +822,7 @@ func (x *CountRecordsResponse) String() string {
 func (*CountRecordsResponse) ProtoMessage() {}
 
 func (x *CountRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[8]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +835,7 @@ func (x *CountRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CountRecordsResponse.ProtoReflect.Descriptor instead.
 func (*CountRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{8}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *CountRecordsResponse) GetTallies() []*RecordTally {
@@ -789,6 +873,13 @@ func (x *CountRecordsResponse) GetFailure() string {
 	return ""
 }
 
+func (x *CountRecordsResponse) GetArchived() *Archive {
+	if x != nil {
+		return x.Archived
+	}
+	return nil
+}
+
 // RecordTally counts the records that have a value in a field.
 type RecordTally struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -811,7 +902,7 @@ type RecordTally struct {
 
 func (x *RecordTally) Reset() {
 	*x = RecordTally{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +914,7 @@ func (x *RecordTally) String() string {
 func (*RecordTally) ProtoMessage() {}
 
 func (x *RecordTally) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[9]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +927,7 @@ func (x *RecordTally) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordTally.ProtoReflect.Descriptor instead.
 func (*RecordTally) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{9}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *RecordTally) GetField() string {
@@ -887,14 +978,16 @@ type FollowRecordsRequest struct {
 	// First index to send; beyond the end waits for it.
 	From uint64 `protobuf:"varint,1,opt,name=from,proto3" json:"from,omitempty"`
 	// Start with the newest this many records instead of from.
-	Last          uint32 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	Last uint32 `protobuf:"varint,2,opt,name=last,proto3" json:"last,omitempty"`
+	// Send the hashes of archived records too.
+	Hashes        bool `protobuf:"varint,3,opt,name=hashes,proto3" json:"hashes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FollowRecordsRequest) Reset() {
 	*x = FollowRecordsRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +999,7 @@ func (x *FollowRecordsRequest) String() string {
 func (*FollowRecordsRequest) ProtoMessage() {}
 
 func (x *FollowRecordsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[10]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1012,7 @@ func (x *FollowRecordsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRecordsRequest.ProtoReflect.Descriptor instead.
 func (*FollowRecordsRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{10}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FollowRecordsRequest) GetFrom() uint64 {
@@ -936,18 +1029,29 @@ func (x *FollowRecordsRequest) GetLast() uint32 {
 	return 0
 }
 
-// FollowRecordsResponse carries one record.
+func (x *FollowRecordsRequest) GetHashes() bool {
+	if x != nil {
+		return x.Hashes
+	}
+	return false
+}
+
+// FollowRecordsResponse carries one record, or hashes.
 type FollowRecordsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The record.
-	Entry         *Entry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// The record; absent if these are hashes.
+	Entry *Entry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// How many records right before this one are not sent, because they were archived.
+	Archived uint64 `protobuf:"varint,2,opt,name=archived,proto3" json:"archived,omitempty"`
+	// RFC 6962 hashes of the next archived records, 32 bytes each, before the record that follows them; only if they are asked for.
+	Hashes        []byte `protobuf:"bytes,3,opt,name=hashes,proto3" json:"hashes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FollowRecordsResponse) Reset() {
 	*x = FollowRecordsResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1063,7 @@ func (x *FollowRecordsResponse) String() string {
 func (*FollowRecordsResponse) ProtoMessage() {}
 
 func (x *FollowRecordsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[11]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,12 +1076,26 @@ func (x *FollowRecordsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FollowRecordsResponse.ProtoReflect.Descriptor instead.
 func (*FollowRecordsResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{11}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FollowRecordsResponse) GetEntry() *Entry {
 	if x != nil {
 		return x.Entry
+	}
+	return nil
+}
+
+func (x *FollowRecordsResponse) GetArchived() uint64 {
+	if x != nil {
+		return x.Archived
+	}
+	return 0
+}
+
+func (x *FollowRecordsResponse) GetHashes() []byte {
+	if x != nil {
+		return x.Hashes
 	}
 	return nil
 }
@@ -995,7 +1113,7 @@ type ListIdentitiesRequest struct {
 
 func (x *ListIdentitiesRequest) Reset() {
 	*x = ListIdentitiesRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1007,7 +1125,7 @@ func (x *ListIdentitiesRequest) String() string {
 func (*ListIdentitiesRequest) ProtoMessage() {}
 
 func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[12]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1020,7 +1138,7 @@ func (x *ListIdentitiesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesRequest.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{12}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListIdentitiesRequest) GetPageSize() uint32 {
@@ -1052,7 +1170,7 @@ type ListIdentitiesResponse struct {
 
 func (x *ListIdentitiesResponse) Reset() {
 	*x = ListIdentitiesResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1064,7 +1182,7 @@ func (x *ListIdentitiesResponse) String() string {
 func (*ListIdentitiesResponse) ProtoMessage() {}
 
 func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[13]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1077,7 +1195,7 @@ func (x *ListIdentitiesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIdentitiesResponse.ProtoReflect.Descriptor instead.
 func (*ListIdentitiesResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{13}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListIdentitiesResponse) GetSnapshots() [][]byte {
@@ -1110,7 +1228,7 @@ type GetCheckpointRequest struct {
 
 func (x *GetCheckpointRequest) Reset() {
 	*x = GetCheckpointRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[14]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1122,7 +1240,7 @@ func (x *GetCheckpointRequest) String() string {
 func (*GetCheckpointRequest) ProtoMessage() {}
 
 func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[14]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1135,7 +1253,7 @@ func (x *GetCheckpointRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointRequest.ProtoReflect.Descriptor instead.
 func (*GetCheckpointRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{14}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{15}
 }
 
 // GetCheckpointResponse returns a checkpoint.
@@ -1154,7 +1272,7 @@ type GetCheckpointResponse struct {
 
 func (x *GetCheckpointResponse) Reset() {
 	*x = GetCheckpointResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[15]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1166,7 +1284,7 @@ func (x *GetCheckpointResponse) String() string {
 func (*GetCheckpointResponse) ProtoMessage() {}
 
 func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[15]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1179,7 +1297,7 @@ func (x *GetCheckpointResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetCheckpointResponse.ProtoReflect.Descriptor instead.
 func (*GetCheckpointResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{15}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *GetCheckpointResponse) GetCheckpoint() string {
@@ -1216,7 +1334,7 @@ type ProveConsistencyRequest struct {
 
 func (x *ProveConsistencyRequest) Reset() {
 	*x = ProveConsistencyRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[16]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1228,7 +1346,7 @@ func (x *ProveConsistencyRequest) String() string {
 func (*ProveConsistencyRequest) ProtoMessage() {}
 
 func (x *ProveConsistencyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[16]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1241,7 +1359,7 @@ func (x *ProveConsistencyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveConsistencyRequest.ProtoReflect.Descriptor instead.
 func (*ProveConsistencyRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{16}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ProveConsistencyRequest) GetOldSize() uint64 {
@@ -1271,7 +1389,7 @@ type ProveConsistencyResponse struct {
 
 func (x *ProveConsistencyResponse) Reset() {
 	*x = ProveConsistencyResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[17]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1401,7 @@ func (x *ProveConsistencyResponse) String() string {
 func (*ProveConsistencyResponse) ProtoMessage() {}
 
 func (x *ProveConsistencyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[17]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1414,7 @@ func (x *ProveConsistencyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveConsistencyResponse.ProtoReflect.Descriptor instead.
 func (*ProveConsistencyResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{17}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ProveConsistencyResponse) GetCheckpoint() string {
@@ -1324,7 +1442,7 @@ type ProveRecordRequest struct {
 
 func (x *ProveRecordRequest) Reset() {
 	*x = ProveRecordRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[18]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +1454,7 @@ func (x *ProveRecordRequest) String() string {
 func (*ProveRecordRequest) ProtoMessage() {}
 
 func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[18]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +1467,7 @@ func (x *ProveRecordRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRecordRequest.ProtoReflect.Descriptor instead.
 func (*ProveRecordRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{18}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ProveRecordRequest) GetIndex() uint64 {
@@ -1374,7 +1492,7 @@ type ProveRecordResponse struct {
 
 func (x *ProveRecordResponse) Reset() {
 	*x = ProveRecordResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[19]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1386,7 +1504,7 @@ func (x *ProveRecordResponse) String() string {
 func (*ProveRecordResponse) ProtoMessage() {}
 
 func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[19]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1399,7 +1517,7 @@ func (x *ProveRecordResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProveRecordResponse.ProtoReflect.Descriptor instead.
 func (*ProveRecordResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{19}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ProveRecordResponse) GetEntry() *Entry {
@@ -1434,7 +1552,7 @@ type GetBlobRequest struct {
 
 func (x *GetBlobRequest) Reset() {
 	*x = GetBlobRequest{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[20]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1446,7 +1564,7 @@ func (x *GetBlobRequest) String() string {
 func (*GetBlobRequest) ProtoMessage() {}
 
 func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[20]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1459,7 +1577,7 @@ func (x *GetBlobRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobRequest.ProtoReflect.Descriptor instead.
 func (*GetBlobRequest) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{20}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetBlobRequest) GetDigest() []byte {
@@ -1480,7 +1598,7 @@ type GetBlobResponse struct {
 
 func (x *GetBlobResponse) Reset() {
 	*x = GetBlobResponse{}
-	mi := &file_hallpass_v1_audit_proto_msgTypes[21]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1610,7 @@ func (x *GetBlobResponse) String() string {
 func (*GetBlobResponse) ProtoMessage() {}
 
 func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_audit_proto_msgTypes[21]
+	mi := &file_hallpass_v1_audit_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1623,7 @@ func (x *GetBlobResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetBlobResponse.ProtoReflect.Descriptor instead.
 func (*GetBlobResponse) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{21}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetBlobResponse) GetPart() []byte {
@@ -1563,7 +1681,7 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\asources\x18\x1c \x03(\tR\asources\x12\x14\n" +
 	"\x05where\x18\x1d \x01(\tR\x05where\x12.\n" +
 	"\x05scope\x18\x1e \x01(\x0e2\x18.hallpass.v1.RecordScopeR\x05scope\x12\x12\n" +
-	"\x04from\x18\x1f \x01(\x04R\x04from\"\xec\x01\n" +
+	"\x04from\x18\x1f \x01(\x04R\x04from\"\x9e\x02\n" +
 	"\x13ListRecordsResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.hallpass.v1.EntryR\aentries\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x10\n" +
@@ -1571,27 +1689,37 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x06failed\x18\x15 \x01(\rR\x06failed\x12\x18\n" +
 	"\afailure\x18\x16 \x01(\tR\afailure\x12;\n" +
 	"\vsearched_to\x18\x17 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"searchedTo\"F\n" +
+	"searchedTo\x120\n" +
+	"\barchived\x18\x18 \x01(\v2\x14.hallpass.v1.ArchiveR\barchived\"\x99\x01\n" +
+	"\aArchive\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06before\x18\x03 \x01(\x04R\x06before\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"F\n" +
 	"\x13CountRecordsRequest\x12/\n" +
-	"\x02of\x18\x01 \x01(\v2\x1f.hallpass.v1.ListRecordsRequestR\x02of\"\xb6\x01\n" +
+	"\x02of\x18\x01 \x01(\v2\x1f.hallpass.v1.ListRecordsRequestR\x02of\"\xe8\x01\n" +
 	"\x14CountRecordsResponse\x122\n" +
 	"\atallies\x18\x01 \x03(\v2\x18.hallpass.v1.RecordTallyR\atallies\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x10\n" +
 	"\x03own\x18\x03 \x01(\bR\x03own\x12\x16\n" +
 	"\x06failed\x18\x04 \x01(\rR\x06failed\x12\x18\n" +
-	"\afailure\x18\x05 \x01(\tR\afailure\"\xb7\x01\n" +
+	"\afailure\x18\x05 \x01(\tR\afailure\x120\n" +
+	"\barchived\x18\x06 \x01(\v2\x14.hallpass.v1.ArchiveR\barchived\"\xb7\x01\n" +
 	"\vRecordTally\x12\x14\n" +
 	"\x05field\x18\x01 \x01(\tR\x05field\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x18\n" +
 	"\arecords\x18\x03 \x01(\x04R\arecords\x12\x18\n" +
 	"\agranted\x18\x04 \x01(\x04R\agranted\x12\x18\n" +
 	"\arefused\x18\x05 \x01(\x04R\arefused\x12.\n" +
-	"\x04last\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04last\">\n" +
+	"\x04last\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04last\"V\n" +
 	"\x14FollowRecordsRequest\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\x04R\x04from\x12\x12\n" +
-	"\x04last\x18\x02 \x01(\rR\x04last\"A\n" +
+	"\x04last\x18\x02 \x01(\rR\x04last\x12\x16\n" +
+	"\x06hashes\x18\x03 \x01(\bR\x06hashes\"u\n" +
 	"\x15FollowRecordsResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"S\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\x12\x1a\n" +
+	"\barchived\x18\x02 \x01(\x04R\barchived\x12\x16\n" +
+	"\x06hashes\x18\x03 \x01(\fR\x06hashes\"S\n" +
 	"\x15ListIdentitiesRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -1656,7 +1784,7 @@ func file_hallpass_v1_audit_proto_rawDescGZIP() []byte {
 }
 
 var file_hallpass_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_hallpass_v1_audit_proto_goTypes = []any{
 	(RecordScope)(0),                 // 0: hallpass.v1.RecordScope
 	(*Possession)(nil),               // 1: hallpass.v1.Possession
@@ -1666,59 +1794,64 @@ var file_hallpass_v1_audit_proto_goTypes = []any{
 	(*GetRecordResponse)(nil),        // 5: hallpass.v1.GetRecordResponse
 	(*ListRecordsRequest)(nil),       // 6: hallpass.v1.ListRecordsRequest
 	(*ListRecordsResponse)(nil),      // 7: hallpass.v1.ListRecordsResponse
-	(*CountRecordsRequest)(nil),      // 8: hallpass.v1.CountRecordsRequest
-	(*CountRecordsResponse)(nil),     // 9: hallpass.v1.CountRecordsResponse
-	(*RecordTally)(nil),              // 10: hallpass.v1.RecordTally
-	(*FollowRecordsRequest)(nil),     // 11: hallpass.v1.FollowRecordsRequest
-	(*FollowRecordsResponse)(nil),    // 12: hallpass.v1.FollowRecordsResponse
-	(*ListIdentitiesRequest)(nil),    // 13: hallpass.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),   // 14: hallpass.v1.ListIdentitiesResponse
-	(*GetCheckpointRequest)(nil),     // 15: hallpass.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil),    // 16: hallpass.v1.GetCheckpointResponse
-	(*ProveConsistencyRequest)(nil),  // 17: hallpass.v1.ProveConsistencyRequest
-	(*ProveConsistencyResponse)(nil), // 18: hallpass.v1.ProveConsistencyResponse
-	(*ProveRecordRequest)(nil),       // 19: hallpass.v1.ProveRecordRequest
-	(*ProveRecordResponse)(nil),      // 20: hallpass.v1.ProveRecordResponse
-	(*GetBlobRequest)(nil),           // 21: hallpass.v1.GetBlobRequest
-	(*GetBlobResponse)(nil),          // 22: hallpass.v1.GetBlobResponse
-	(*timestamppb.Timestamp)(nil),    // 23: google.protobuf.Timestamp
+	(*Archive)(nil),                  // 8: hallpass.v1.Archive
+	(*CountRecordsRequest)(nil),      // 9: hallpass.v1.CountRecordsRequest
+	(*CountRecordsResponse)(nil),     // 10: hallpass.v1.CountRecordsResponse
+	(*RecordTally)(nil),              // 11: hallpass.v1.RecordTally
+	(*FollowRecordsRequest)(nil),     // 12: hallpass.v1.FollowRecordsRequest
+	(*FollowRecordsResponse)(nil),    // 13: hallpass.v1.FollowRecordsResponse
+	(*ListIdentitiesRequest)(nil),    // 14: hallpass.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),   // 15: hallpass.v1.ListIdentitiesResponse
+	(*GetCheckpointRequest)(nil),     // 16: hallpass.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil),    // 17: hallpass.v1.GetCheckpointResponse
+	(*ProveConsistencyRequest)(nil),  // 18: hallpass.v1.ProveConsistencyRequest
+	(*ProveConsistencyResponse)(nil), // 19: hallpass.v1.ProveConsistencyResponse
+	(*ProveRecordRequest)(nil),       // 20: hallpass.v1.ProveRecordRequest
+	(*ProveRecordResponse)(nil),      // 21: hallpass.v1.ProveRecordResponse
+	(*GetBlobRequest)(nil),           // 22: hallpass.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),          // 23: hallpass.v1.GetBlobResponse
+	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
 }
 var file_hallpass_v1_audit_proto_depIdxs = []int32{
-	23, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
+	24, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
 	3,  // 1: hallpass.v1.GetRecordResponse.entry:type_name -> hallpass.v1.Entry
-	23, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
-	23, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
+	24, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
+	24, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
 	0,  // 4: hallpass.v1.ListRecordsRequest.scope:type_name -> hallpass.v1.RecordScope
 	3,  // 5: hallpass.v1.ListRecordsResponse.entries:type_name -> hallpass.v1.Entry
-	23, // 6: hallpass.v1.ListRecordsResponse.searched_to:type_name -> google.protobuf.Timestamp
-	6,  // 7: hallpass.v1.CountRecordsRequest.of:type_name -> hallpass.v1.ListRecordsRequest
-	10, // 8: hallpass.v1.CountRecordsResponse.tallies:type_name -> hallpass.v1.RecordTally
-	23, // 9: hallpass.v1.RecordTally.last:type_name -> google.protobuf.Timestamp
-	3,  // 10: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
-	3,  // 11: hallpass.v1.ProveRecordResponse.entry:type_name -> hallpass.v1.Entry
-	4,  // 12: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
-	6,  // 13: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
-	8,  // 14: hallpass.v1.AuditService.CountRecords:input_type -> hallpass.v1.CountRecordsRequest
-	11, // 15: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
-	13, // 16: hallpass.v1.AuditService.ListIdentities:input_type -> hallpass.v1.ListIdentitiesRequest
-	15, // 17: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
-	17, // 18: hallpass.v1.AuditService.ProveConsistency:input_type -> hallpass.v1.ProveConsistencyRequest
-	19, // 19: hallpass.v1.AuditService.ProveRecord:input_type -> hallpass.v1.ProveRecordRequest
-	21, // 20: hallpass.v1.AuditService.GetBlob:input_type -> hallpass.v1.GetBlobRequest
-	5,  // 21: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
-	7,  // 22: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
-	9,  // 23: hallpass.v1.AuditService.CountRecords:output_type -> hallpass.v1.CountRecordsResponse
-	12, // 24: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
-	14, // 25: hallpass.v1.AuditService.ListIdentities:output_type -> hallpass.v1.ListIdentitiesResponse
-	16, // 26: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
-	18, // 27: hallpass.v1.AuditService.ProveConsistency:output_type -> hallpass.v1.ProveConsistencyResponse
-	20, // 28: hallpass.v1.AuditService.ProveRecord:output_type -> hallpass.v1.ProveRecordResponse
-	22, // 29: hallpass.v1.AuditService.GetBlob:output_type -> hallpass.v1.GetBlobResponse
-	21, // [21:30] is the sub-list for method output_type
-	12, // [12:21] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	24, // 6: hallpass.v1.ListRecordsResponse.searched_to:type_name -> google.protobuf.Timestamp
+	8,  // 7: hallpass.v1.ListRecordsResponse.archived:type_name -> hallpass.v1.Archive
+	24, // 8: hallpass.v1.Archive.time:type_name -> google.protobuf.Timestamp
+	24, // 9: hallpass.v1.Archive.until:type_name -> google.protobuf.Timestamp
+	6,  // 10: hallpass.v1.CountRecordsRequest.of:type_name -> hallpass.v1.ListRecordsRequest
+	11, // 11: hallpass.v1.CountRecordsResponse.tallies:type_name -> hallpass.v1.RecordTally
+	8,  // 12: hallpass.v1.CountRecordsResponse.archived:type_name -> hallpass.v1.Archive
+	24, // 13: hallpass.v1.RecordTally.last:type_name -> google.protobuf.Timestamp
+	3,  // 14: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
+	3,  // 15: hallpass.v1.ProveRecordResponse.entry:type_name -> hallpass.v1.Entry
+	4,  // 16: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
+	6,  // 17: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
+	9,  // 18: hallpass.v1.AuditService.CountRecords:input_type -> hallpass.v1.CountRecordsRequest
+	12, // 19: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
+	14, // 20: hallpass.v1.AuditService.ListIdentities:input_type -> hallpass.v1.ListIdentitiesRequest
+	16, // 21: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
+	18, // 22: hallpass.v1.AuditService.ProveConsistency:input_type -> hallpass.v1.ProveConsistencyRequest
+	20, // 23: hallpass.v1.AuditService.ProveRecord:input_type -> hallpass.v1.ProveRecordRequest
+	22, // 24: hallpass.v1.AuditService.GetBlob:input_type -> hallpass.v1.GetBlobRequest
+	5,  // 25: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
+	7,  // 26: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
+	10, // 27: hallpass.v1.AuditService.CountRecords:output_type -> hallpass.v1.CountRecordsResponse
+	13, // 28: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
+	15, // 29: hallpass.v1.AuditService.ListIdentities:output_type -> hallpass.v1.ListIdentitiesResponse
+	17, // 30: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
+	19, // 31: hallpass.v1.AuditService.ProveConsistency:output_type -> hallpass.v1.ProveConsistencyResponse
+	21, // 32: hallpass.v1.AuditService.ProveRecord:output_type -> hallpass.v1.ProveRecordResponse
+	23, // 33: hallpass.v1.AuditService.GetBlob:output_type -> hallpass.v1.GetBlobResponse
+	25, // [25:34] is the sub-list for method output_type
+	16, // [16:25] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_audit_proto_init() }
@@ -1732,7 +1865,7 @@ func file_hallpass_v1_audit_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_audit_proto_rawDesc), len(file_hallpass_v1_audit_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

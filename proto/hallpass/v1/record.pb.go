@@ -375,6 +375,7 @@ type Record struct {
 	//	*Record_Restored
 	//	*Record_IdentityErased
 	//	*Record_BackupTaken
+	//	*Record_Archived
 	Event         isRecord_Event `protobuf_oneof:"event"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -571,6 +572,15 @@ func (x *Record) GetBackupTaken() *BackupTaken {
 	return nil
 }
 
+func (x *Record) GetArchived() *Archived {
+	if x != nil {
+		if x, ok := x.Event.(*Record_Archived); ok {
+			return x.Archived
+		}
+	}
+	return nil
+}
+
 type isRecord_Event interface {
 	isRecord_Event()
 }
@@ -645,6 +655,11 @@ type Record_BackupTaken struct {
 	BackupTaken *BackupTaken `protobuf:"bytes,42,opt,name=backup_taken,json=backupTaken,proto3,oneof"`
 }
 
+type Record_Archived struct {
+	// Records that were moved to an archive.
+	Archived *Archived `protobuf:"bytes,43,opt,name=archived,proto3,oneof"`
+}
+
 func (*Record_Genesis) isRecord_Event() {}
 
 func (*Record_AuthorityKeyListed) isRecord_Event() {}
@@ -672,6 +687,8 @@ func (*Record_Restored) isRecord_Event() {}
 func (*Record_IdentityErased) isRecord_Event() {}
 
 func (*Record_BackupTaken) isRecord_Event() {}
+
+func (*Record_Archived) isRecord_Event() {}
 
 // Genesis begins a log and says who may extend it.
 type Genesis struct {
@@ -2896,11 +2913,259 @@ func (x *BackupTaken) GetRecords() uint64 {
 	return 0
 }
 
+// Archived says that the records before one were moved to an archive, but for those on which the history of the CA itself hangs:
+// its keys, its policies, restores, erasures and archives. Their hashes stay, so that the tree is the same.
+type Archived struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Index of the first record that did not have to leave, a multiple of 256.
+	Before uint64 `protobuf:"varint,1,opt,name=before,proto3" json:"before,omitempty"`
+	// The same of the archive before; 0 for the first. Records before it are in earlier archives.
+	From uint64 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`
+	// How many records left.
+	Records uint64 `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
+	// When the record at before was committed: all that left are not younger.
+	Until *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=until,proto3" json:"until,omitempty"`
+	// Root hash of the tree of the records before.
+	Root []byte `protobuf:"bytes,5,opt,name=root,proto3" json:"root,omitempty"`
+	// SHA-256 of each of the CarriedFacts, blobs, in ascending order of the facts.
+	Carried [][]byte `protobuf:"bytes,6,rep,name=carried,proto3" json:"carried,omitempty"`
+	// SHA-256 of the index of the records before, whose pages stay: the length of the key in 4 bytes, big-endian, the key, and
+	// likewise the value, of each in ascending order of keys.
+	Index []byte `protobuf:"bytes,7,opt,name=index,proto3" json:"index,omitempty"`
+	// Version of the function from records to facts by which both were made.
+	FactsVersion uint32 `protobuf:"varint,8,opt,name=facts_version,json=factsVersion,proto3" json:"facts_version,omitempty"`
+	// Why, in the words of whoever did it.
+	Reason string `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Account on the machine of the CA that did it, as "name (uid 0)".
+	By            string `protobuf:"bytes,10,opt,name=by,proto3" json:"by,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Archived) Reset() {
+	*x = Archived{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Archived) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Archived) ProtoMessage() {}
+
+func (x *Archived) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Archived.ProtoReflect.Descriptor instead.
+func (*Archived) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Archived) GetBefore() uint64 {
+	if x != nil {
+		return x.Before
+	}
+	return 0
+}
+
+func (x *Archived) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *Archived) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *Archived) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *Archived) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *Archived) GetCarried() [][]byte {
+	if x != nil {
+		return x.Carried
+	}
+	return nil
+}
+
+func (x *Archived) GetIndex() []byte {
+	if x != nil {
+		return x.Index
+	}
+	return nil
+}
+
+func (x *Archived) GetFactsVersion() uint32 {
+	if x != nil {
+		return x.FactsVersion
+	}
+	return 0
+}
+
+func (x *Archived) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Archived) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+// CarriedFacts is a blob of facts that stood when records left, and do not follow from those that stayed.
+type CarriedFacts struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The facts, in ascending order of keys.
+	Facts         []*CarriedFact `protobuf:"bytes,1,rep,name=facts,proto3" json:"facts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CarriedFacts) Reset() {
+	*x = CarriedFacts{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CarriedFacts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CarriedFacts) ProtoMessage() {}
+
+func (x *CarriedFacts) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CarriedFacts.ProtoReflect.Descriptor instead.
+func (*CarriedFacts) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *CarriedFacts) GetFacts() []*CarriedFact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+// CarriedFact is one of them.
+type CarriedFact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its key.
+	Key []byte `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Its value.
+	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// When it expires, in Unix seconds; 0 for never.
+	Expires uint64 `protobuf:"varint,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	// It does not stand, although it would follow from the records that stayed.
+	Gone          bool `protobuf:"varint,4,opt,name=gone,proto3" json:"gone,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CarriedFact) Reset() {
+	*x = CarriedFact{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CarriedFact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CarriedFact) ProtoMessage() {}
+
+func (x *CarriedFact) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CarriedFact.ProtoReflect.Descriptor instead.
+func (*CarriedFact) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *CarriedFact) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *CarriedFact) GetValue() []byte {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *CarriedFact) GetExpires() uint64 {
+	if x != nil {
+		return x.Expires
+	}
+	return 0
+}
+
+func (x *CarriedFact) GetGone() bool {
+	if x != nil {
+		return x.Gone
+	}
+	return false
+}
+
 var File_hallpass_v1_record_proto protoreflect.FileDescriptor
 
 const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x18hallpass/v1/record.proto\x12\vhallpass.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xb4\b\n" +
+	"\x18hallpass/v1/record.proto\x12\vhallpass.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\b\n" +
 	"\x06Record\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12.\n" +
@@ -2919,7 +3184,8 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\x0fpolicy_accepted\x18\x1a \x01(\v2\x1b.hallpass.v1.PolicyAcceptedH\x00R\x0epolicyAccepted\x123\n" +
 	"\brestored\x18( \x01(\v2\x15.hallpass.v1.RestoredH\x00R\brestored\x12F\n" +
 	"\x0fidentity_erased\x18) \x01(\v2\x1b.hallpass.v1.IdentityErasedH\x00R\x0eidentityErased\x12=\n" +
-	"\fbackup_taken\x18* \x01(\v2\x18.hallpass.v1.BackupTakenH\x00R\vbackupTakenB\a\n" +
+	"\fbackup_taken\x18* \x01(\v2\x18.hallpass.v1.BackupTakenH\x00R\vbackupTaken\x123\n" +
+	"\barchived\x18+ \x01(\v2\x15.hallpass.v1.ArchivedH\x00R\barchivedB\a\n" +
 	"\x05event\"^\n" +
 	"\aGenesis\x12\x15\n" +
 	"\x06log_id\x18\x01 \x01(\tR\x05logId\x12$\n" +
@@ -3085,7 +3351,26 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\vBackupTaken\x12+\n" +
 	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12\x1b\n" +
 	"\tsource_ip\x18\x02 \x01(\tR\bsourceIp\x12\x18\n" +
-	"\arecords\x18\x03 \x01(\x04R\arecords*\xa0\x02\n" +
+	"\arecords\x18\x03 \x01(\x04R\arecords\"\x93\x02\n" +
+	"\bArchived\x12\x16\n" +
+	"\x06before\x18\x01 \x01(\x04R\x06before\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x18\n" +
+	"\arecords\x18\x03 \x01(\x04R\arecords\x120\n" +
+	"\x05until\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x12\n" +
+	"\x04root\x18\x05 \x01(\fR\x04root\x12\x18\n" +
+	"\acarried\x18\x06 \x03(\fR\acarried\x12\x14\n" +
+	"\x05index\x18\a \x01(\fR\x05index\x12#\n" +
+	"\rfacts_version\x18\b \x01(\rR\ffactsVersion\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12\x0e\n" +
+	"\x02by\x18\n" +
+	" \x01(\tR\x02by\">\n" +
+	"\fCarriedFacts\x12.\n" +
+	"\x05facts\x18\x01 \x03(\v2\x18.hallpass.v1.CarriedFactR\x05facts\"c\n" +
+	"\vCarriedFact\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
+	"\aexpires\x18\x03 \x01(\x04R\aexpires\x12\x12\n" +
+	"\x04gone\x18\x04 \x01(\bR\x04gone*\xa0\x02\n" +
 	"\vPolicyFault\x12\x1c\n" +
 	"\x18POLICY_FAULT_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17POLICY_FAULT_UNREADABLE\x10\x01\x12\x17\n" +
@@ -3135,7 +3420,7 @@ func file_hallpass_v1_record_proto_rawDescGZIP() []byte {
 }
 
 var file_hallpass_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_hallpass_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_hallpass_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_hallpass_v1_record_proto_goTypes = []any{
 	(PolicyFault)(0),              // 0: hallpass.v1.PolicyFault
 	(CallerKind)(0),               // 1: hallpass.v1.CallerKind
@@ -3172,11 +3457,14 @@ var file_hallpass_v1_record_proto_goTypes = []any{
 	(*Restored)(nil),              // 32: hallpass.v1.Restored
 	(*IdentityErased)(nil),        // 33: hallpass.v1.IdentityErased
 	(*BackupTaken)(nil),           // 34: hallpass.v1.BackupTaken
-	(*timestamppb.Timestamp)(nil), // 35: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 36: google.protobuf.Duration
+	(*Archived)(nil),              // 35: hallpass.v1.Archived
+	(*CarriedFacts)(nil),          // 36: hallpass.v1.CarriedFacts
+	(*CarriedFact)(nil),           // 37: hallpass.v1.CarriedFact
+	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
 }
 var file_hallpass_v1_record_proto_depIdxs = []int32{
-	35, // 0: hallpass.v1.Record.time:type_name -> google.protobuf.Timestamp
+	38, // 0: hallpass.v1.Record.time:type_name -> google.protobuf.Timestamp
 	6,  // 1: hallpass.v1.Record.genesis:type_name -> hallpass.v1.Genesis
 	7,  // 2: hallpass.v1.Record.authority_key_listed:type_name -> hallpass.v1.AuthorityKeyListed
 	9,  // 3: hallpass.v1.Record.policy_loaded:type_name -> hallpass.v1.PolicyLoaded
@@ -3191,56 +3479,59 @@ var file_hallpass_v1_record_proto_depIdxs = []int32{
 	32, // 12: hallpass.v1.Record.restored:type_name -> hallpass.v1.Restored
 	33, // 13: hallpass.v1.Record.identity_erased:type_name -> hallpass.v1.IdentityErased
 	34, // 14: hallpass.v1.Record.backup_taken:type_name -> hallpass.v1.BackupTaken
-	8,  // 15: hallpass.v1.PolicyLoaded.policy:type_name -> hallpass.v1.PolicyRef
-	10, // 16: hallpass.v1.PolicyLoaded.commit:type_name -> hallpass.v1.Commit
-	35, // 17: hallpass.v1.Commit.time:type_name -> google.protobuf.Timestamp
-	0,  // 18: hallpass.v1.PolicyRefused.fault:type_name -> hallpass.v1.PolicyFault
-	10, // 19: hallpass.v1.PolicyRefused.commit:type_name -> hallpass.v1.Commit
-	13, // 20: hallpass.v1.PolicyAccepted.caller:type_name -> hallpass.v1.Caller
-	8,  // 21: hallpass.v1.PolicyAccepted.previous:type_name -> hallpass.v1.PolicyRef
-	1,  // 22: hallpass.v1.Caller.kind:type_name -> hallpass.v1.CallerKind
-	1,  // 23: hallpass.v1.IdentitySnapshot.kind:type_name -> hallpass.v1.CallerKind
-	15, // 24: hallpass.v1.IdentitySnapshot.claims:type_name -> hallpass.v1.Claim
-	16, // 25: hallpass.v1.Claim.strings:type_name -> hallpass.v1.StringList
-	35, // 26: hallpass.v1.TokenFacts.auth_time:type_name -> google.protobuf.Timestamp
-	35, // 27: hallpass.v1.TokenFacts.issued_at:type_name -> google.protobuf.Timestamp
-	35, // 28: hallpass.v1.TokenFacts.expires_at:type_name -> google.protobuf.Timestamp
-	36, // 29: hallpass.v1.Asked.ttl:type_name -> google.protobuf.Duration
-	35, // 30: hallpass.v1.Asked.client_time:type_name -> google.protobuf.Timestamp
-	3,  // 31: hallpass.v1.Need.kind:type_name -> hallpass.v1.NeedKind
-	36, // 32: hallpass.v1.Need.login_within:type_name -> google.protobuf.Duration
-	2,  // 33: hallpass.v1.Decision.outcome:type_name -> hallpass.v1.Outcome
-	19, // 34: hallpass.v1.Decision.needs:type_name -> hallpass.v1.Need
-	21, // 35: hallpass.v1.Decision.failed:type_name -> hallpass.v1.FailedRule
-	13, // 36: hallpass.v1.Decided.caller:type_name -> hallpass.v1.Caller
-	17, // 37: hallpass.v1.Decided.token:type_name -> hallpass.v1.TokenFacts
-	18, // 38: hallpass.v1.Decided.asked:type_name -> hallpass.v1.Asked
-	35, // 39: hallpass.v1.Decided.decided_at:type_name -> google.protobuf.Timestamp
-	8,  // 40: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
-	20, // 41: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
-	25, // 42: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
-	24, // 43: hallpass.v1.Decided.fetched:type_name -> hallpass.v1.FetchedList
-	24, // 44: hallpass.v1.FetchedLists.lists:type_name -> hallpass.v1.FetchedList
-	35, // 45: hallpass.v1.FetchedList.fetched_at:type_name -> google.protobuf.Timestamp
-	4,  // 46: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
-	35, // 47: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
-	35, // 48: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
-	28, // 49: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
-	13, // 50: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
-	35, // 51: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
-	35, // 52: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
-	13, // 53: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
-	25, // 54: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
-	8,  // 55: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
-	13, // 56: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
-	17, // 57: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
-	13, // 58: hallpass.v1.IdentityErased.caller:type_name -> hallpass.v1.Caller
-	13, // 59: hallpass.v1.BackupTaken.caller:type_name -> hallpass.v1.Caller
-	60, // [60:60] is the sub-list for method output_type
-	60, // [60:60] is the sub-list for method input_type
-	60, // [60:60] is the sub-list for extension type_name
-	60, // [60:60] is the sub-list for extension extendee
-	0,  // [0:60] is the sub-list for field type_name
+	35, // 15: hallpass.v1.Record.archived:type_name -> hallpass.v1.Archived
+	8,  // 16: hallpass.v1.PolicyLoaded.policy:type_name -> hallpass.v1.PolicyRef
+	10, // 17: hallpass.v1.PolicyLoaded.commit:type_name -> hallpass.v1.Commit
+	38, // 18: hallpass.v1.Commit.time:type_name -> google.protobuf.Timestamp
+	0,  // 19: hallpass.v1.PolicyRefused.fault:type_name -> hallpass.v1.PolicyFault
+	10, // 20: hallpass.v1.PolicyRefused.commit:type_name -> hallpass.v1.Commit
+	13, // 21: hallpass.v1.PolicyAccepted.caller:type_name -> hallpass.v1.Caller
+	8,  // 22: hallpass.v1.PolicyAccepted.previous:type_name -> hallpass.v1.PolicyRef
+	1,  // 23: hallpass.v1.Caller.kind:type_name -> hallpass.v1.CallerKind
+	1,  // 24: hallpass.v1.IdentitySnapshot.kind:type_name -> hallpass.v1.CallerKind
+	15, // 25: hallpass.v1.IdentitySnapshot.claims:type_name -> hallpass.v1.Claim
+	16, // 26: hallpass.v1.Claim.strings:type_name -> hallpass.v1.StringList
+	38, // 27: hallpass.v1.TokenFacts.auth_time:type_name -> google.protobuf.Timestamp
+	38, // 28: hallpass.v1.TokenFacts.issued_at:type_name -> google.protobuf.Timestamp
+	38, // 29: hallpass.v1.TokenFacts.expires_at:type_name -> google.protobuf.Timestamp
+	39, // 30: hallpass.v1.Asked.ttl:type_name -> google.protobuf.Duration
+	38, // 31: hallpass.v1.Asked.client_time:type_name -> google.protobuf.Timestamp
+	3,  // 32: hallpass.v1.Need.kind:type_name -> hallpass.v1.NeedKind
+	39, // 33: hallpass.v1.Need.login_within:type_name -> google.protobuf.Duration
+	2,  // 34: hallpass.v1.Decision.outcome:type_name -> hallpass.v1.Outcome
+	19, // 35: hallpass.v1.Decision.needs:type_name -> hallpass.v1.Need
+	21, // 36: hallpass.v1.Decision.failed:type_name -> hallpass.v1.FailedRule
+	13, // 37: hallpass.v1.Decided.caller:type_name -> hallpass.v1.Caller
+	17, // 38: hallpass.v1.Decided.token:type_name -> hallpass.v1.TokenFacts
+	18, // 39: hallpass.v1.Decided.asked:type_name -> hallpass.v1.Asked
+	38, // 40: hallpass.v1.Decided.decided_at:type_name -> google.protobuf.Timestamp
+	8,  // 41: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
+	20, // 42: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
+	25, // 43: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
+	24, // 44: hallpass.v1.Decided.fetched:type_name -> hallpass.v1.FetchedList
+	24, // 45: hallpass.v1.FetchedLists.lists:type_name -> hallpass.v1.FetchedList
+	38, // 46: hallpass.v1.FetchedList.fetched_at:type_name -> google.protobuf.Timestamp
+	4,  // 47: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
+	38, // 48: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
+	38, // 49: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
+	28, // 50: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
+	13, // 51: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
+	38, // 52: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
+	38, // 53: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
+	13, // 54: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
+	25, // 55: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
+	8,  // 56: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
+	13, // 57: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
+	17, // 58: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
+	13, // 59: hallpass.v1.IdentityErased.caller:type_name -> hallpass.v1.Caller
+	13, // 60: hallpass.v1.BackupTaken.caller:type_name -> hallpass.v1.Caller
+	38, // 61: hallpass.v1.Archived.until:type_name -> google.protobuf.Timestamp
+	37, // 62: hallpass.v1.CarriedFacts.facts:type_name -> hallpass.v1.CarriedFact
+	63, // [63:63] is the sub-list for method output_type
+	63, // [63:63] is the sub-list for method input_type
+	63, // [63:63] is the sub-list for extension type_name
+	63, // [63:63] is the sub-list for extension extendee
+	0,  // [0:63] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_record_proto_init() }
@@ -3263,6 +3554,7 @@ func file_hallpass_v1_record_proto_init() {
 		(*Record_Restored)(nil),
 		(*Record_IdentityErased)(nil),
 		(*Record_BackupTaken)(nil),
+		(*Record_Archived)(nil),
 	}
 	file_hallpass_v1_record_proto_msgTypes[10].OneofWrappers = []any{
 		(*Claim_Bool)(nil),
@@ -3276,7 +3568,7 @@ func file_hallpass_v1_record_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_record_proto_rawDesc), len(file_hallpass_v1_record_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   30,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,228 @@
+package bolt
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"hash"
+	"time"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"go.etcd.io/bbolt"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+// archivedOf returns the record that tells of the newest archive, nil if there is none, and its index. That it is the one which was
+// hashed is checked; that the tree has it follows from the root hash.
+func archivedOf(tx *bbolt.Tx) (*pb.Archived, uint64, error) {
+	k, stored := seekBelow(tx.Bucket(factsBucket).Cursor(), after([]byte(audit.ArchivedPrefix)))
+	if !bytes.HasPrefix(k, []byte(audit.ArchivedPrefix)) {
+		return nil, 0, nil
+	}
+	index, ok := audit.Number(stored)
+	if !ok {
+		return nil, 0, fmt.Errorf("the fact %q names no record", k)
+	}
+	record := tx.Bucket(recordsBucket).Get(number(index))
+	r, err := audit.Parse(record)
+	if err == nil {
+		err = verifyRecord(tx, index, record)
+	}
+	if err != nil {
+		return nil, 0, fmt.Errorf("record %d, which tells of an archive: %w", index, err)
+	}
+	if a := r.GetArchived(); a != nil && bytes.Equal(k, audit.ArchivedFact(a.GetBefore())) {
+		return a, index, nil
+	}
+	return nil, 0, fmt.Errorf("record %d does not tell of the archive that the fact %q is about", index, k)
+}
+
+// gaps finds out which records may be missing.
+func (s *Store) gaps(tx *bbolt.Tx) error {
+	a, _, err := archivedOf(tx)
+	s.archived = a.GetBefore()
+	return err
+}
+
+// mayLack says whether the records from one index on and before another may be missing.
+func (s *Store) mayLack(from, before uint64) error {
+	if from < before && before > s.archived {
+		return fmt.Errorf("record %d is missing, and no record says that it was archived", max(from, s.archived))
+	}
+	return nil
+}
+
+// gap is what a fresh file has in the place of records that are not in it.
+type gap struct {
+	// before is the index before which records may be missing; 0 for none. The old file may lack those before lacks.
+	before, lacks uint64
+	// leaves tells of a record of the old file before that whether it is left out; nil for none is.
+	leaves func(*pb.Record) bool
+	// carry puts into the fresh file what stood at before, as far as it does not follow from the records that it has.
+	carry func(fresh *Store) error
+	// left is how many records were left out.
+	left uint64
+}
+
+// gapOf is that of a file which is copied as it is.
+func gapOf(from *bbolt.Tx) (*gap, error) {
+	a, index, err := archivedOf(from)
+	if a == nil || err != nil {
+		return &gap{}, err
+	}
+	return &gap{before: a.GetBefore(), lacks: a.GetBefore(), carry: func(fresh *Store) error {
+		if err := fresh.carryOver(from, a); err != nil {
+			return fmt.Errorf("what record %d carries over: %w", index, err)
+		}
+		return nil
+	}}, nil
+}
+
+// stay takes over what comes next before the end of a gap: a record, or the hash of one that is not there. Facts are put without their
+// rules: those hung on records that left, and were met when the record was written.
+func (w *writer) stay(record []byte, g *gap, hashes tlog.HashReader) error {
+	index := w.head.size
+	defer func() { w.head.size++ }()
+	if record == nil {
+		h, err := hashes.ReadHashes([]int64{tlog.StoredHashIndex(0, int64(index))})
+		if err != nil {
+			return err
+		}
+		w.putLeaf(index, h[0])
+		return nil
+	}
+	r, err := audit.Parse(record)
+	if err != nil {
+		return err
+	}
+	if r.GetIndex() != index {
+		return fmt.Errorf("record %d stands where record %d should be", r.GetIndex(), index)
+	}
+	if g.leaves != nil && g.leaves(r) {
+		g.left++
+		w.putLeaf(index, tlog.RecordHash(record))
+		return nil
+	}
+	facts, err := audit.Facts(r)
+	if err != nil {
+		return err
+	}
+	if err := w.follows(r); err != nil {
+		return err
+	}
+	w.head.time, w.head.epoch = r.GetTime().AsTime(), r.GetEpoch()
+	b := w.bucket(recordsBucket)
+	b.FillPercent = fillPercent
+	must(b.Put(number(index), record))
+	w.putLeaf(index, tlog.RecordHash(record))
+	for _, f := range facts {
+		w.putFact(f)
+	}
+	return nil
+}
+
+// putLeaf puts the hash of the record at index into the tree, and those that it completes.
+func (w *writer) putLeaf(index uint64, leaf tlog.Hash) {
+	b := w.bucket(hashesBucket)
+	b.FillPercent = fillPercent
+	added, err := tlog.StoredHashesForRecordHash(int64(index), leaf, hashReader(w.tx))
+	must(err)
+	first := uint64(tlog.StoredHashIndex(0, int64(index)))
+	for i, h := range added {
+		must(b.Put(number(first+uint64(i)), h[:]))
+	}
+}
+
+// carryOver puts the facts and the index that a record says are carried over, from the blobs and the index of another file.
+func (s *Store) carryOver(from *bbolt.Tx, a *pb.Archived) error {
+	if a.GetFactsVersion() != audit.FactsVersion {
+		return fmt.Errorf("its facts have the version %d, this program knows %d", a.GetFactsVersion(), audit.FactsVersion)
+	}
+	var last []byte
+	for _, digest := range a.GetCarried() {
+		blob := from.Bucket(blobsBucket).Get(digest)
+		if is := audit.Digest(blob); !bytes.Equal(is[:], digest) {
+			return fmt.Errorf("the blob %x is missing, or not what its name says", digest)
+		}
+		facts, err := audit.Carried(blob, last)
+		if err != nil {
+			return err
+		}
+		if err := s.putCarried(facts); err != nil {
+			return err
+		}
+		last = facts[len(facts)-1].GetKey()
+	}
+	sum, err := s.copyIndex(from, a.GetBefore())
+	if err == nil && !bytes.Equal(sum, a.GetIndex()) {
+		err = fmt.Errorf("the index of the records before %d was changed or damaged", a.GetBefore())
+	}
+	return err
+}
+
+func (s *Store) putCarried(facts []*pb.CarriedFact) error {
+	w := writer{expiring: &s.expiring}
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		w.tx = tx
+		for _, f := range facts {
+			fact := audit.Fact{Key: f.GetKey(), Value: f.GetValue(), Rule: audit.Set}
+			if f.GetExpires() != 0 {
+				fact.Expires = time.Unix(int64(f.GetExpires()), 0)
+			}
+			if f.GetGone() {
+				w.dropFact(f.GetKey())
+			} else {
+				w.putFact(fact)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		s.expiring.merge(w.changed)
+	}
+	return err
+}
+
+func (w *writer) dropFact(key []byte) {
+	if f := fingerprintOf(key); w.place(f) != (place{}) {
+		must(w.bucket(expiringBucket).Delete(w.place(f).key(key)))
+		w.setPlace(f, place{})
+	}
+	must(w.bucket(factsBucket).Delete(key))
+}
+
+// copyIndex takes over the index of the records before an index, and returns its digest.
+func (s *Store) copyIndex(from *bbolt.Tx, before uint64) ([]byte, error) {
+	sum := sha256.New()
+	c := from.Bucket(indexBucket).Cursor()
+	k, v := c.First()
+	for k != nil {
+		if err := s.db.Update(func(tx *bbolt.Tx) error {
+			b := tx.Bucket(indexBucket)
+			b.FillPercent = fillPercent
+			for range rebuildBatch {
+				if k == nil {
+					break
+				}
+				if audit.InIndex(k, before) {
+					if err := copyPage(b, sum, k, v); err != nil {
+						return err
+					}
+				}
+				k, v = c.Next()
+			}
+			return nil
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return sum.Sum(nil), nil
+}
+
+func copyPage(to *bbolt.Bucket, sum hash.Hash, k, v []byte) error {
+	if err := audit.WriteIndex(sum, k, v); err != nil {
+		return err
+	}
+	return to.Put(k, v)
+}
