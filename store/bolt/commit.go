@@ -129,7 +129,9 @@ func (s *Store) gather(c *call) []*call {
 // commit writes a batch in one transaction and answers each call in it.
 func (s *Store) commit(batch []*call) {
 	results := make([]result, len(batch))
+	before, began := s.durable.size, time.Now()
 	next, err := s.write(batch, results)
+	done := Commit{Records: int(next.size - before), Took: time.Since(began), Disk: s.wrote, Err: err}
 	switch {
 	case err == nil:
 		s.publish(next)
@@ -141,6 +143,9 @@ func (s *Store) commit(batch []*call) {
 			results[i] = result{err: fmt.Errorf("append to log: %w", err)}
 		}
 		c.result <- results[i]
+	}
+	if done.Records > 0 || err != nil {
+		s.cfg.Committed(done)
 	}
 }
 
@@ -188,6 +193,8 @@ func (s *Store) write(batch []*call, results []result) (head, error) {
 		return s.durable, s.classify(err)
 	}
 	s.index = w.index
+	stats := tx.Stats()
+	s.wrote = stats.GetWriteTime()
 	return w.head, nil
 }
 
