@@ -40,7 +40,7 @@ func (c *CA) Issue(ctx context.Context, call Call) (issued *Issued, err error) {
 	if a == nil {
 		return nil, err
 	}
-	defer func() { c.Observer.Issue(ctx, began, a, issued, err) }()
+	defer func() { c.Observer.Issue(ctx, began, issued, err) }()
 	if err != nil {
 		return nil, c.refuse(ctx, a, err)
 	}

@@ -35,8 +35,8 @@ type Observer struct {
 	// Step is told that a step of a call ended just now, well or not, and when it began. The context is that of the call.
 	Step func(ctx context.Context, s Step, began time.Time)
 	// Issue is told what a call of Issue by a known identity within its rate came to, and when it began. An answer that was given
-	// before has a Decision whose Environment has no Authority. Nothing may be kept or changed. After a panic all is nil.
-	Issue func(ctx context.Context, began time.Time, a *Attempt, issued *Issued, err error)
+	// before has a Decision whose Environment has no Authority. After a panic there is neither. Nothing may be changed.
+	Issue func(ctx context.Context, began time.Time, issued *Issued, err error)
 	// SignatureFailed is told that a certificate which is in the log could not be signed.
 	SignatureFailed func(authority string)
 }
@@ -47,7 +47,7 @@ func (o Observer) withDefaults() Observer {
 		o.Step = func(context.Context, Step, time.Time) {}
 	}
 	if o.Issue == nil {
-		o.Issue = func(context.Context, time.Time, *Attempt, *Issued, error) {}
+		o.Issue = func(context.Context, time.Time, *Issued, error) {}
 	}
 	if o.SignatureFailed == nil {
 		o.SignatureFailed = func(string) {}

@@ -44,10 +44,10 @@ func (s *seen) observer(t *testing.T) ca.Observer {
 	}
 	return ca.Observer{
 		Step: func(_ context.Context, step ca.Step, began time.Time) { past(began); s.add("%s", step) },
-		Issue: func(_ context.Context, began time.Time, a *ca.Attempt, issued *ca.Issued, err error) {
+		Issue: func(_ context.Context, began time.Time, issued *ca.Issued, err error) {
 			past(began)
-			if a == nil || (issued == nil) == (err == nil) {
-				t.Errorf("told of %v, %v, %v", a, issued, err)
+			if (issued == nil) == (err == nil) {
+				t.Errorf("told of %v, %v", issued, err)
 				return
 			}
 			if err != nil {
