@@ -89,11 +89,11 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 	defer startWitnesses(ctx, witnesses, d.store)()
 	if cfg.Metrics.Listen != "" {
 		d.watch(parts, witnesses)
-		wait, err := d.metrics.serve(ctx, cfg.Metrics.Listen, health{d.alive, d.ready}, logger)
+		stop, err := d.metrics.serve(cfg.Metrics.Listen, health{d.alive, d.ready}, logger)
 		if err != nil {
 			return err
 		}
-		defer wait()
+		defer stop()
 	}
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {

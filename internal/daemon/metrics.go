@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -96,8 +95,9 @@ type health struct {
 	ready func() error // it should not be sent calls
 }
 
-// serve answers GET /metrics, /healthz and /readyz on address until ctx is done. The address is told once it is open.
-func (m *metrics) serve(ctx context.Context, address string, h health, logger *slog.Logger) (wait func(), err error) {
+// serve answers GET /metrics, /healthz and /readyz on address until stop is called: a daemon that ends is watched too. The address is
+// told once it is open.
+func (m *metrics) serve(address string, h health, logger *slog.Logger) (stop func(), err error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("metrics: listen on %s: %w", address, err)
@@ -112,10 +112,8 @@ func (m *metrics) serve(ctx context.Context, address string, h health, logger *s
 	}
 	logger.Info("metrics", "address", listener.Addr().String())
 	done := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { server.Close() })
 	go func() {
 		defer close(done)
-		defer stop()
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			logger.Error("metrics are not served any more", "error", err)
 		}
