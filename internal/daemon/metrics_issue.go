@@ -151,8 +151,11 @@ func (m *metrics) watchServer(s *server.Server, l *server.Limiter) {
 	})
 }
 
-// observers connects the core and the server to metrics and traces.
+// observers connects the core and the server to metrics and traces; to nothing if nobody can see either.
 func (d *daemon) observers(authorities map[string]*ca.Authority) (ca.Observer, server.Observer) {
+	if d.cfg.Metrics.Listen == "" && d.traces == nil {
+		return ca.Observer{}, server.Observer{}
+	}
 	issue, calls, spans := d.metrics.issue, d.metrics.calls, d.traces
 	issue.authorities(authorities)
 	core := ca.Observer{

@@ -201,9 +201,14 @@ func (t *traces) outcome(ctx context.Context, issued *ca.Issued, err error) {
 		return
 	}
 	say := func(outcome, environment, rule, revision string, index uint64) {
-		span.SetAttributes(attribute.String("hallpass.outcome", outcome), attribute.String("hallpass.environment", environment),
-			attribute.String("hallpass.rule", rule), attribute.String("hallpass.policy.revision", revision),
-			attribute.Int64("hallpass.index", int64(index))) //nolint:gosec // a log does not become that long
+		span.SetAttributes(attribute.String("hallpass.outcome", outcome), attribute.Int64("hallpass.index", int64(index))) //nolint:gosec // no log is that long
+		for _, a := range []attribute.KeyValue{
+			attribute.String("hallpass.environment", environment), attribute.String("hallpass.rule", rule), attribute.String("hallpass.policy.revision", revision),
+		} {
+			if a.Value.AsString() != "" {
+				span.SetAttributes(a)
+			}
+		}
 	}
 	e, _ := errors.AsType[*ca.Error](err)
 	switch {

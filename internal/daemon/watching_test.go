@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/daemon"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/stack"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	dto "github.com/prometheus/client_model/go"
@@ -154,6 +155,40 @@ func TestMetricsAreDocumented(t *testing.T) {
 	defer posted.Body.Close()
 	if posted.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %s", posted.Status)
+	}
+}
+
+// The configurations of docs/watching.md are such: the daemon takes the one, and the other names the job and the file of the alerts.
+func TestTheWatchingPageConfigures(t *testing.T) {
+	blocks := regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(string(read(t, "../../docs/watching.md")), -1)
+	if len(blocks) != 2 {
+		t.Fatalf("the page has %d blocks of YAML", len(blocks))
+	}
+	s := stack.New(t, "", blocks[0][1])
+	cfg, err := daemon.LoadConfig(s.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := daemon.Check(cfg); err != nil {
+		t.Error(err)
+	}
+	var prometheus struct {
+		ScrapeConfigs []struct {
+			JobName       string                       `yaml:"job_name"`
+			StaticConfigs []struct{ Targets []string } `yaml:"static_configs"`
+		} `yaml:"scrape_configs"`
+		RuleFiles []string `yaml:"rule_files"`
+	}
+	d := yaml.NewDecoder(strings.NewReader(blocks[1][1]))
+	d.KnownFields(true)
+	if err := d.Decode(&prometheus); err != nil {
+		t.Fatal(err)
+	}
+	if job := prometheus.ScrapeConfigs[0]; job.JobName != "hallpass" || job.StaticConfigs[0].Targets[0] != cfg.Metrics.Listen {
+		t.Errorf("Prometheus asks %+v, and the daemon listens at %s", job, cfg.Metrics.Listen)
+	}
+	if _, err := os.Stat(filepath.Join("../../docs/watching", prometheus.RuleFiles[0])); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -357,6 +392,9 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 	}
 	if hits, misses := m.of("hallpass_token_cache_hits_total"), m.of("hallpass_token_cache_misses_total"); hits < 2 || misses < 2 {
 		t.Errorf("of the tokens %v were known and %v new", hits, misses)
+	}
+	if open := m.of("hallpass_connections"); open < 2 { // of the two clients that are left
+		t.Errorf("%v connections are open", open)
 	}
 	records, commits := m.of("hallpass_log_records"), m.of("hallpass_log_commit_records")
 	if commits < 2 || commits != m.of("hallpass_log_sync_duration_seconds") || m.of("hallpass_log_bytes") <= 0 || m.of("hallpass_log_free_bytes") <= 0 {
