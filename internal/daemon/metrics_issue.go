@@ -85,12 +85,19 @@ func (m *issueMetrics) outcome(began time.Time, issued *ca.Issued, err error) {
 	m.took[issued != nil].Observe(time.Since(began).Seconds())
 	switch {
 	case issued == nil:
-		m.refused[ca.KindOf(err)].Inc() // Internal after a panic
+		m.refusedAs(ca.KindOf(err)).Inc() // Internal after a panic
 	case issued.Decision.Environment.Authority == "":
 		m.repeated.Inc()
 	default:
 		m.issued.WithLabelValues(issued.Decision.Environment.Authority, issued.Decision.Environment.Name).Inc()
 	}
+}
+
+func (m *issueMetrics) refusedAs(kind ca.Kind) prometheus.Counter {
+	if c := m.refused[kind]; c != nil {
+		return c
+	}
+	return m.refused[ca.Internal]
 }
 
 // callMetrics counts the calls that ended, by method and code.

@@ -14,7 +14,6 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/issuerhttp"
 	"github.com/hallpass-ssh/hallpass/internal/version"
 	"github.com/prometheus/client_golang/prometheus"
-	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
@@ -112,7 +111,7 @@ type spanMetrics struct{ sent, lost prometheus.Counter }
 func newSpanMetrics(r prometheus.Registerer) *spanMetrics {
 	m := &spanMetrics{
 		sent: prometheus.NewCounter(prometheus.CounterOpts{Name: "hallpass_trace_spans_sent_total", Help: "Spans that the collector took."}),
-		lost: prometheus.NewCounter(prometheus.CounterOpts{Name: "hallpass_trace_spans_lost_total", Help: "Spans that could not be handed over."}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{Name: "hallpass_trace_spans_lost_total", Help: "Spans in batches that the collector did not take, or not as a whole."}),
 	}
 	r.MustRegister(m.sent, m.lost)
 	return m
@@ -133,9 +132,6 @@ func newTraces(to *otlptrace.Exporter, ratio float64, logID string, m *spanMetri
 	if ratio == 0 {
 		ratio = traceRatio
 	}
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) { // OpenTelemetry has one for the whole process
-		logger.Warn("traces", "error", issuerhttp.Explain(err))
-	}))
 	provider := sdktrace.NewTracerProvider(
 		sdktrace.WithBatcher(&exporter{SpanExporter: to, metrics: m, logger: logger}, sdktrace.WithExportTimeout(exportTimeout)),
 		sdktrace.WithSampler(&sampler{ratio: ratio, asked: rate.NewLimiter(askedTraces, askedTraces)}),
