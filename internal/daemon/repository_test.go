@@ -154,8 +154,9 @@ func TestBadCommitsLeaveThePolicyInForce(t *testing.T) {
 			f.repo.CommitSigned("Bad", other)
 		}, pb.PolicyFault_POLICY_FAULT_EXPIRED_SIGNER, "was valid until"},
 		{"changed after it was signed", func(t *testing.T, f *followed) {
-			f.repo.CommitSigned("Good", f.key)
-			f.repo.Point(f.repo.Object("commit", strings.Replace(f.repo.Git("cat-file", "commit", "HEAD")+"\n", "Good", "Bad", 1)))
+			// Of the commit in force, so that the daemon is never shown the good one.
+			changed := strings.Replace(f.repo.Git("cat-file", "commit", "HEAD")+"\n", "Second", "Bad", 1)
+			f.repo.Point(f.repo.Object("commit", strings.Replace(changed, "\nauthor ", "\nparent "+f.repo.Head()+"\nauthor ", 1)))
 		}, pb.PolicyFault_POLICY_FAULT_BAD_SIGNATURE, "does not verify"},
 		{"broken", signed(func(f *followed) { f.repo.Write("policy.yaml", ruled("bad")+"alow: []\n") }), pb.PolicyFault_POLICY_FAULT_BROKEN, "alow"},
 		{"for an authority that is not there", signed(func(f *followed) {
