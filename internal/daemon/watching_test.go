@@ -138,10 +138,7 @@ func TestMetricsAreDocumented(t *testing.T) {
 	}
 	documented := map[string][]string{}
 	for _, row := range regexp.MustCompile("(?m)^\\| `(hallpass_[a-z_]+)` \\|([^|]*)\\|").FindAllStringSubmatch(string(read(t, "../../docs/watching.md")), -1) {
-		labels := []string{}
-		for _, l := range regexp.MustCompile("[a-z]+").FindAllString(row[2], -1) {
-			labels = append(labels, l)
-		}
+		labels := append([]string{}, regexp.MustCompile("[a-z]+").FindAllString(row[2], -1)...)
 		slices.Sort(labels)
 		documented[row[1]] = labels
 	}
