@@ -82,6 +82,9 @@ func TestShippedProgramsLinkNoFixture(t *testing.T) {
 			if p.ImportPath == "testing" || strings.HasPrefix(p.ImportPath, "github.com/zitadel/oidc/") || ours && matches(fixtures, path) {
 				t.Errorf("%s links %s, which is for tests and development", main, p.ImportPath)
 			}
+			if p.ImportPath == "google.golang.org/grpc/encoding/gzip" {
+				t.Errorf("%s links %s: the server would unpack whatever strangers send", main, p.ImportPath)
+			}
 		}
 	}
 }

@@ -16,7 +16,6 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/idtoken"
 	"github.com/hallpass-ssh/hallpass/internal/sink"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 )
 
 // reachTimeout is how long agents may take to say which keys they hold.
@@ -34,7 +33,7 @@ type parts struct {
 	certificate tls.Certificate
 	serverNames []string
 	targets     map[string]sink.Target // of sinks, by name
-	collector   *otlptrace.Exporter    // of spans; nil if there is none
+	collector   *spanCollector         // of spans; nil if there is none
 }
 
 // Check loads everything that cfg names, and the policy, without starting anything. It also looks whether agents hold their CA keys;
@@ -120,7 +119,7 @@ func load(cfg *Config) (*parts, error) {
 	if p.targets, err = newTargets(cfg); err != nil {
 		return nil, err
 	}
-	if p.collector, err = newCollector(cfg); err != nil {
+	if p.collector, err = newSpanCollector(cfg); err != nil {
 		return nil, err
 	}
 	if err := cfg.Policy.checkFiles(cfg); err != nil {

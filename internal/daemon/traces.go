@@ -11,13 +11,10 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
-	"github.com/hallpass-ssh/hallpass/internal/issuerhttp"
 	"github.com/hallpass-ssh/hallpass/internal/version"
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -60,34 +57,6 @@ func (c TracesConfig) validate() error {
 	return nil
 }
 
-// newCollector makes what sends spans. Nothing is sent yet. It returns nil if there is nowhere to send them.
-func newCollector(cfg *Config) (*otlptrace.Exporter, error) {
-	c := cfg.Traces
-	if c.OTLP == "" {
-		return nil, nil //nolint:nilnil // as said above
-	}
-	via := issuerhttp.Config{CAFile: cfg.path(c.CAFile), AllowInsecure: c.Insecure}
-	if err := via.CheckEndpoint(c.OTLP); err != nil {
-		return nil, fmt.Errorf("traces: otlp: %w", err)
-	}
-	client, err := via.Client()
-	if err != nil {
-		return nil, fmt.Errorf("traces: %w", err)
-	}
-	header, err := bearerHeader(cfg, c.TokenFile)
-	if err != nil {
-		return nil, fmt.Errorf("traces: %w", err)
-	}
-	headers := map[string]string{}
-	for name := range header {
-		headers[name] = header.Get(name)
-	}
-	return otlptrace.NewUnstarted(otlptracehttp.NewClient(
-		otlptracehttp.WithEndpointURL(c.OTLP), otlptracehttp.WithHTTPClient(client), otlptracehttp.WithHeaders(headers),
-		otlptracehttp.WithRetry(otlptracehttp.RetryConfig{}), // the next spans are worth more than those
-	)), nil
-}
-
 // bearerHeader returns the header with the token in a file, if one is named.
 func bearerHeader(cfg *Config, file string) (http.Header, error) {
 	header := http.Header{}
@@ -111,7 +80,7 @@ type spanMetrics struct{ sent, lost prometheus.Counter }
 func newSpanMetrics(r prometheus.Registerer) *spanMetrics {
 	m := &spanMetrics{
 		sent: prometheus.NewCounter(prometheus.CounterOpts{Name: "hallpass_trace_spans_sent_total", Help: "Spans that the collector took."}),
-		lost: prometheus.NewCounter(prometheus.CounterOpts{Name: "hallpass_trace_spans_lost_total", Help: "Spans in batches that the collector did not take, or not as a whole."}),
+		lost: prometheus.NewCounter(prometheus.CounterOpts{Name: "hallpass_trace_spans_lost_total", Help: "Spans in batches that the collector did not take."}),
 	}
 	r.MustRegister(m.sent, m.lost)
 	return m
@@ -125,7 +94,7 @@ type traces struct {
 }
 
 // newTraces begins to send spans, in batches and in the background: what the collector does not take is lost, and nobody waits.
-func newTraces(to *otlptrace.Exporter, ratio float64, logID string, m *spanMetrics, logger *slog.Logger) *traces {
+func newTraces(to *spanCollector, ratio float64, logID string, m *spanMetrics, logger *slog.Logger) *traces {
 	if to == nil {
 		return nil
 	}
@@ -133,7 +102,7 @@ func newTraces(to *otlptrace.Exporter, ratio float64, logID string, m *spanMetri
 		ratio = traceRatio
 	}
 	provider := sdktrace.NewTracerProvider(
-		sdktrace.WithBatcher(&exporter{SpanExporter: to, metrics: m, logger: logger}, sdktrace.WithExportTimeout(exportTimeout)),
+		sdktrace.WithBatcher(&exporter{to: to, metrics: m, logger: logger}, sdktrace.WithExportTimeout(exportTimeout)),
 		sdktrace.WithSampler(&sampler{ratio: ratio, asked: rate.NewLimiter(askedTraces, askedTraces)}),
 		sdktrace.WithResource(resource.NewSchemaless(
 			attribute.String("service.name", "hallpassd"), attribute.String("service.version", version.String()),
@@ -243,28 +212,3 @@ func (s *sampler) ShouldSample(p sdktrace.SamplingParameters) sdktrace.SamplingR
 
 // Description implements trace.Sampler of the SDK.
 func (s *sampler) Description() string { return fmt.Sprintf("hallpass(%g)", s.ratio) }
-
-// exporter hands spans over, counts them, and tells the operators of a change. The SDK calls it once at a time.
-type exporter struct {
-	sdktrace.SpanExporter
-	metrics *spanMetrics
-	logger  *slog.Logger
-	failing bool
-}
-
-// ExportSpans implements trace.SpanExporter of the SDK. It keeps its errors to itself.
-func (e *exporter) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	err := e.SpanExporter.ExportSpans(ctx, spans)
-	switch {
-	case err != nil && !e.failing:
-		e.logger.Warn("the collector takes no traces: they are lost until it does", "error", issuerhttp.Explain(err))
-	case err == nil && e.failing:
-		e.logger.Info("the collector takes traces again")
-	}
-	if e.failing = err != nil; e.failing {
-		e.metrics.lost.Add(float64(len(spans)))
-	} else {
-		e.metrics.sent.Add(float64(len(spans)))
-	}
-	return nil
-}

@@ -19,7 +19,6 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/daemon"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/stack"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
-	collectorpb "go.opentelemetry.io/proto/otlp/collector/trace/v1"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/grpc/metadata"
@@ -41,7 +40,7 @@ func collect(t *testing.T) *collector {
 	c := &collector{}
 	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
-		var request collectorpb.ExportTraceServiceRequest
+		var request tracepb.TracesData // on the wire the same as ExportTraceServiceRequest
 		if err == nil {
 			err = proto.Unmarshal(body, &request)
 		}
