@@ -1,8 +1,9 @@
-VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
-LDFLAGS  := -s -w -X github.com/hallpass-ssh/hallpass/internal/version.Version=$(VERSION)
-FUZZTIME ?= 10s
-BUF      := go tool -modfile=tools-buf.mod buf
-LINT     := go tool -modfile=tools-lint.mod golangci-lint
+VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS   := -s -w -X github.com/hallpass-ssh/hallpass/internal/version.Version=$(VERSION)
+FUZZTIME  ?= 10s
+BUF       := go tool -modfile=tools-buf.mod buf
+LINT      := go tool -modfile=tools-lint.mod golangci-lint
+PROMCHECK := go run -modfile=tools-promql.mod scripts/promcheck.go
 
 .PHONY: all build test race fuzz e2e lint generate bench demo
 all: build lint test
@@ -27,6 +28,7 @@ e2e: # the scenarios with the full number of fault rounds
 lint:
 	$(BUF) lint && $(BUF) format --diff --exit-code
 	$(LINT) run
+	$(PROMCHECK)
 
 generate:
 	$(BUF) generate

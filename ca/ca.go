@@ -60,6 +60,8 @@ type CA struct {
 	// Stranger is told of each call that no identity stands behind and where it came from, and says what the caller is told: the
 	// reason, or that there were too many. Nil gives the reason.
 	Stranger func(from netip.Addr, reason error) error
+	// Observer is told what happens, for metrics and traces. Nothing depends on it.
+	Observer Observer
 	// Now is the clock, read once for each call. Nil means time.Now.
 	Now func() time.Time
 	// Rand is the source of certificate nonces and signatures. Nil means crypto/rand.
@@ -105,6 +107,7 @@ func New(c CA) (*CA, error) {
 	if c.Lists == nil {
 		c.Lists = func(Rules) []FetchedList { return nil }
 	}
+	c.Observer = c.Observer.withDefaults()
 	if c.Now == nil {
 		c.Now = time.Now
 	}

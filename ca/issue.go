@@ -33,17 +33,19 @@ type Planned struct {
 
 // Issue turns a call into a certificate or into a refusal. Read it from top to bottom: the order of its steps is what the
 // security of Hallpass rests on (docs/issuance.md). Its errors are *Error.
-func (c *CA) Issue(ctx context.Context, call Call) (*Issued, error) {
+func (c *CA) Issue(ctx context.Context, call Call) (issued *Issued, err error) {
+	began := time.Now()
 	// 1. Authenticate. Whoever has no verified ID token is a stranger; from here on every refusal is a record.
 	a, caller, err := c.authenticate(ctx, call)
 	if a == nil {
 		return nil, err
 	}
+	defer func() { c.Observer.Issue(ctx, began, issued, err) }()
 	if err != nil {
 		return nil, c.refuse(ctx, a, err)
 	}
 	// The caller holds the key that it wants certified, and signed these very bytes for this server, now.
-	if a.Request, err = c.possession(call, a.Now); err != nil {
+	if a.Request, err = c.possession(ctx, call, a.Now); err != nil {
 		return nil, c.refuse(ctx, a, err)
 	}
 	// The same bytes lead to the same outcome. Different bytes under the same nonce lead nowhere.
@@ -90,7 +92,7 @@ func (c *CA) DryRun(ctx context.Context, call Call) (*Planned, error) {
 	if err != nil {
 		return nil, err
 	}
-	if a.Request, err = c.possession(call, a.Now); err != nil {
+	if a.Request, err = c.possession(ctx, call, a.Now); err != nil {
 		return nil, err
 	}
 	if a.Caller.Token.Bound, err = c.bind(ctx, caller, a.Request.PublicKey.Marshal(), a.Request.TokenNonce); err != nil {
@@ -112,6 +114,7 @@ func (c *CA) DryRun(ctx context.Context, call Call) (*Planned, error) {
 // authenticate begins an attempt. Without a known identity it returns no attempt. The Caller it returns has all claims of the
 // token; that of the attempt has none until the policy picks those that it declared.
 func (c *CA) authenticate(ctx context.Context, call Call) (*Attempt, Caller, error) {
+	defer c.Observer.Step(ctx, StepAuthenticate, time.Now())
 	now := c.Now()
 	caller, err := c.whois(ctx, call.Token, now)
 	if !named(caller) {
@@ -151,6 +154,7 @@ func named(c Caller) bool {
 
 // decide asks the policy in force and limits what it grants. It sets what the attempt records of both.
 func (c *CA) decide(ctx context.Context, a *Attempt, caller Caller) (*certificate, error) {
+	defer c.Observer.Step(ctx, StepDecide, time.Now())
 	a.Policy, a.Decision, a.Lists, a.Authority, a.rules = PolicyRef{}, Decision{}, nil, "", nil
 	rules := c.Rules()
 	if rules == nil {
@@ -197,6 +201,7 @@ func (c *CA) record(ctx context.Context, a *Attempt, cert *certificate, refusal 
 	if err := cert.draw(c.Rand); err != nil {
 		return 0, nil, c.refuse(ctx, a, &Error{Kind: Unavailable, Message: "no randomness: try again", Err: err})
 	}
+	began := time.Now()
 	var fault error
 	index, err = c.Log.Record(ctx, a, func(serial uint64) ([]byte, error) {
 		toBeSigned = nil
@@ -209,6 +214,7 @@ func (c *CA) record(ctx context.Context, a *Attempt, cert *certificate, refusal 
 		}
 		return toBeSigned, nil
 	})
+	c.Observer.Step(ctx, StepRecord, began)
 	switch {
 	case err == nil:
 		return index, toBeSigned, nil
@@ -235,6 +241,7 @@ func (c *CA) refuse(ctx context.Context, a *Attempt, reason error) error {
 
 // write records a refusal. A caller that hangs up is refused all the same.
 func (c *CA) write(ctx context.Context, a *Attempt) (uint64, error) {
+	defer c.Observer.Step(ctx, StepRecord, time.Now())
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
 	index, err := c.Log.Record(ctx, a, nil)
@@ -275,6 +282,7 @@ func (c *CA) sign(ctx context.Context, authority string, toBeSigned []byte, issu
 	defer cancel()
 	cert, serial, err := c.signature(ctx, authority, toBeSigned)
 	if err != nil {
+		c.Observer.SignatureFailed(authority)
 		c.Logger.ErrorContext(ctx, "sign certificate", "index", issued.Index, "authority", authority, "error", err)
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 		defer cancel()
@@ -289,6 +297,7 @@ func (c *CA) sign(ctx context.Context, authority string, toBeSigned []byte, issu
 
 // signature returns the certificate and its serial.
 func (c *CA) signature(ctx context.Context, authority string, toBeSigned []byte) (cert []byte, serial uint64, err error) {
+	defer c.Observer.Step(ctx, StepSign, time.Now())
 	by := c.Authorities[authority]
 	if by == nil {
 		return nil, 0, errors.New("no such Authority")

@@ -96,7 +96,8 @@ func (c *CA) remember(ctx context.Context, caller Caller, key [32]byte) {
 
 // possession checks the signature over the request, and only then reads the request. What it returns with an error holds
 // nothing that the caller did not show to be its own.
-func (c *CA) possession(call Call, now time.Time) (Request, error) {
+func (c *CA) possession(ctx context.Context, call Call, now time.Time) (Request, error) {
+	defer c.Observer.Step(ctx, StepPossession, time.Now())
 	unread := Request{SourceIP: call.SourceIP, Digest: sha256.Sum256(call.Signed)}
 	key, err := verifySSHSIG(call.Signed, call.SSHSIG, RequestNamespace)
 	if err != nil {
@@ -179,6 +180,7 @@ func (c *CA) notOurs(key []byte) error {
 // bind tells whether the token was shown to belong to the key. A token that belongs to another key is refused; one that belongs
 // to nobody yet is not bound, and the log sees to it that the first key to use it is the only one.
 func (c *CA) bind(ctx context.Context, caller Caller, key []byte, random []byte) (bool, error) {
+	defer c.Observer.Step(ctx, StepBind, time.Now())
 	if len(random) != 0 && len(random) != tokenNonceSize {
 		return false, Errorf(Invalid, "the request has %d random bytes for the nonce of the ID token, not %d", len(random), tokenNonceSize)
 	}

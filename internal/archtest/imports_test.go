@@ -37,9 +37,12 @@ var libraries = map[string][]string{
 	"go.etcd.io/bbolt":             {"store/bolt"},
 	"github.com/coreos/go-oidc/v3": {"internal/idtoken", "internal/login"},
 	"google.golang.org/grpc":       {"internal/server", "internal/client", "proto/*"},
-	"github.com/zitadel/oidc/v3":   {},
-	"testing":                      {},
-	"text/template":                {},
+	// Whoever is watched tells an observer in its own words; only the daemon knows metrics and traces.
+	"github.com/prometheus":      {"internal/daemon"},
+	"go.opentelemetry.io/otel":   {"internal/daemon"},
+	"github.com/zitadel/oidc/v3": {},
+	"testing":                    {},
+	"text/template":              {},
 }
 
 // Packages that may import, of this module, nothing but what is named: they must not trust the code they check.
@@ -79,6 +82,9 @@ func TestShippedProgramsLinkNoFixture(t *testing.T) {
 			if p.ImportPath == "testing" || strings.HasPrefix(p.ImportPath, "github.com/zitadel/oidc/") || ours && matches(fixtures, path) {
 				t.Errorf("%s links %s, which is for tests and development", main, p.ImportPath)
 			}
+			if p.ImportPath == "google.golang.org/grpc/encoding/gzip" {
+				t.Errorf("%s links %s: the server would unpack whatever strangers send", main, p.ImportPath)
+			}
 		}
 	}
 }
@@ -103,6 +109,8 @@ func TestRulesRefuse(t *testing.T) {
 		{"the verifier importing the records it verifies", "internal/audit/verify", []string{module + "/internal/audit"}, "may import only"},
 		{"CEL outside the policy", "internal/daemon", []string{"github.com/google/cel-go/cel"}, "may import"},
 		{"bbolt outside its store", "store", []string{"go.etcd.io/bbolt"}, "may import"},
+		{"metrics in the core", "ca", []string{"github.com/prometheus/client_golang/prometheus"}, "may import"},
+		{"traces in the server", "internal/server", []string{"go.opentelemetry.io/otel/trace"}, "may import"},
 		{"gRPC codes in the core", "ca", []string{"google.golang.org/grpc/codes"}, "may import"},
 		{"a template that does not escape", "internal/web", []string{"text/template"}, "may import"},
 	} {

@@ -34,6 +34,7 @@ type Config struct {
 	Policy      PolicyConfig               `yaml:"policy"`
 	Limits      LimitsConfig               `yaml:"limits"`
 	Metrics     MetricsConfig              `yaml:"metrics"`
+	Traces      TracesConfig               `yaml:"traces"`
 	Lists       ListsConfig                `yaml:"lists"`
 	// Witnesses keep the checkpoints of the log where this machine cannot take them back.
 	Witnesses []WitnessConfig `yaml:"witnesses"`
@@ -86,7 +87,7 @@ type LimitsConfig struct {
 	IdentityBurst int     `yaml:"identity_burst"`
 }
 
-// MetricsConfig says where metrics are served.
+// MetricsConfig says where metrics and health are served.
 type MetricsConfig struct {
 	// Listen is host:port, plain http; empty for none.
 	Listen string `yaml:"listen"`
@@ -249,6 +250,8 @@ func (c *Config) validate() error {
 		_, _, err := net.SplitHostPort(c.Metrics.Listen)
 		require(err == nil, "metrics.listen: %q is not host:port", c.Metrics.Listen)
 	}
+	err := c.Traces.validate()
+	require(err == nil, "traces: %v", err)
 	require(c.Limits.MaxTTL >= 0 && c.Limits.MaxTTL <= 24*time.Hour, "limits.max_ttl: %s is not between 0 and 24h", c.Limits.MaxTTL)
 	require(c.Limits.Skew >= 0 && c.Limits.Skew <= 5*time.Minute, "limits.skew: %s is not between 0 and 5m", c.Limits.Skew)
 	require(c.Limits.Skew%time.Second == 0, "limits.skew: %s is not in whole seconds", c.Limits.Skew)

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -51,6 +52,8 @@ type daemon struct {
 	server   *server.Server
 	sinks    []*sink.Sink
 	metrics  *metrics
+	traces   *traces         // nil if calls are not traced
+	serving  atomic.Bool     // between the first call that is taken and the begin of the end
 	unwell   map[string]bool // issuers that were reported as not usable, by name
 }
 
@@ -61,12 +64,14 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	d := &daemon{cfg: cfg, logger: logger, unwell: map[string]bool{}}
-	logConfig := bolt.Config{LogKey: parts.logKey, Now: cfg.Now, Uptime: cfg.Uptime, Logger: logger}
+	d := &daemon{cfg: cfg, logger: logger, unwell: map[string]bool{}, metrics: newMetrics()}
+	logConfig := bolt.Config{LogKey: parts.logKey, Now: cfg.Now, Uptime: cfg.Uptime, Logger: logger, Committed: d.metrics.log.committed}
 	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), logConfig); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.store.Close()) }()
+	d.traces = newTraces(parts.collector, cfg.Traces.Ratio, parts.logKey.ID(), d.metrics.spans, logger)
+	defer d.traces.close()
 	if err := d.assemble(ctx, parts); err != nil {
 		return err
 	}
@@ -83,11 +88,12 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 	}
 	defer startWitnesses(ctx, witnesses, d.store)()
 	if cfg.Metrics.Listen != "" {
-		wait, err := d.metrics.serve(ctx, cfg.Metrics.Listen, logger)
+		d.watch(parts, witnesses)
+		stop, err := d.metrics.serve(cfg.Metrics.Listen, health{d.alive, d.ready}, logger)
 		if err != nil {
 			return err
 		}
-		defer wait()
+		defer stop()
 	}
 	listener, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
@@ -114,6 +120,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 	d.limiter = server.NewLimiter(server.Rates{
 		Identity: rate.Limit(d.cfg.Limits.IdentityRate), IdentityBurst: d.cfg.Limits.IdentityBurst,
 	}, d.cfg.Now())
+	watchCore, watchCalls := d.observers(parts.authorities)
 	core, err := ca.New(ca.CA{
 		Authenticate:    parts.verifier.Authenticate,
 		Parse:           server.ParseRequest,
@@ -128,6 +135,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		Skew:            d.cfg.Limits.Skew,
 		Admit:           d.limiter.Admit,
 		Stranger:        d.limiter.Stranger,
+		Observer:        watchCore,
 		Now:             d.cfg.Now,
 		Logger:          d.logger,
 	})
@@ -148,8 +156,8 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		Environments: d.environments, Role: d.role, RefuseAccess: d.recorder.RefuseAccess,
 		Backup: d.backup, EraseIdentity: d.recorder.EraseIdentity,
 		PolicyFiles: d.policy.files, ReloadPolicy: d.policy.reload, AcceptPolicy: d.policy.accept,
-		Where: func(expression string) (server.Condition, error) { return condition(filters, expression) },
-		Now:   d.cfg.Now, Logger: d.logger,
+		Where:    func(expression string) (server.Condition, error) { return condition(filters, expression) },
+		Observer: watchCalls, Now: d.cfg.Now, Logger: d.logger,
 	})
 	return nil
 }
@@ -165,7 +173,7 @@ func (d *daemon) openPolicy(ctx context.Context, parts *parts) error {
 		return err
 	}
 	_, maxAge := source.rhythm()
-	d.metrics = newMetrics(d.cfg.Now, maxAge)
+	d.metrics.policy = newPolicyMetrics(d.metrics.registry, d.metrics.issue, d.cfg.Now, maxAge)
 	d.policy = &policyInForce{
 		policyGate: gate(d.cfg, parts.authorities, d.recorder),
 		source:     source, store: d.store, logger: d.logger, metrics: d.metrics.policy,
@@ -186,6 +194,7 @@ func (d *daemon) serve(ctx context.Context, listener net.Listener) error {
 	served := make(chan error, 1)
 	go func() { served <- d.server.Serve(listener) }()
 	following, unfollow := context.WithCancel(ctx)
+	d.serving.Store(true)
 	go d.policy.follow(following)
 	defer func() { unfollow(); <-d.policy.ended }()
 	for {
@@ -213,8 +222,41 @@ func (d *daemon) serve(ctx context.Context, listener net.Listener) error {
 func (d *daemon) stop(served <-chan error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), drainTimeout)
 	defer cancel()
+	d.serving.Store(false)
 	d.server.Shutdown(ctx)
 	return <-served
+}
+
+// watch registers the metrics that are looked up when they are scraped.
+func (d *daemon) watch(p *parts, witnesses []*witness) {
+	d.metrics.watchLog(d.store, d.cfg.Now)
+	d.metrics.watchServer(d.server, d.limiter)
+	d.metrics.watchSinks(d.sinks, d.store, d.cfg.Now)
+	d.metrics.watchWitnesses(witnesses, d.store)
+	d.metrics.watchIssuers(d.verifier)
+	d.metrics.watchLists(d.lists)
+	d.metrics.watchCertificate(p.certificate.Leaf.NotAfter)
+}
+
+// alive says whether the daemon can go on.
+func (d *daemon) alive() error {
+	if d.store.Stats().Dead {
+		return errors.New("the log is dead: the daemon ends, and has to be started again")
+	}
+	return nil
+}
+
+// ready says whether calls would be answered now.
+func (d *daemon) ready() error {
+	switch {
+	case d.alive() != nil:
+		return d.alive()
+	case d.policy.get() == nil:
+		return errors.New("no policy is in force")
+	case !d.serving.Load():
+		return errors.New("the daemon starts or ends")
+	}
+	return nil
 }
 
 // backup records first: a copy of everything is worth a record, also if it does not arrive.

@@ -1,59 +1,119 @@
 package daemon
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
+	"strings"
 	"time"
 
-	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/version"
-	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// metrics is what operators watch. Each part of the daemon has a type of its own below, which says what it counts. Labels are words
-// that the daemon chose, and commits; never names of people.
+// metrics is what operators watch. Each part of the daemon has a type of its own, which says what it counts. Labels are words that the
+// daemon, its configuration or the policy chose, and commits; never names of people, hosts or logins.
 type metrics struct {
 	registry *prometheus.Registry
-	policy   *policyMetrics
+	issue    *issueMetrics
+	log      *logMetrics
+	calls    *callMetrics
+	spans    *spanMetrics
+	policy   *policyMetrics // nil until the source of the policy is known
 }
 
-func newMetrics(now func() time.Time, maxAge time.Duration) *metrics {
-	m := &metrics{registry: prometheus.NewRegistry()}
+func newMetrics() *metrics {
+	r := prometheus.NewRegistry()
 	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "hallpass_build_info", Help: "Always 1; the version of the daemon is in the label.",
 	}, []string{"version"})
 	build.WithLabelValues(version.String()).Set(1)
-	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build)
-	m.policy = newPolicyMetrics(m.registry, now, maxAge)
-	return m
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), build)
+	return &metrics{registry: r, issue: newIssueMetrics(r), log: newLogMetrics(r), calls: newCallMetrics(r), spans: newSpanMetrics(r)}
 }
 
-// serve answers GET /metrics on address until ctx is done. The address is told once it is open.
-func (m *metrics) serve(ctx context.Context, address string, logger *slog.Logger) (wait func(), err error) {
+// metric is one that is looked up when it is scraped: a counter if its name ends in _total, else a gauge.
+type metric struct {
+	name, help string
+	labels     []string
+}
+
+// lookup is a collector of metrics that are looked up together when they are scraped.
+type lookup struct {
+	descs map[string]*prometheus.Desc
+	look  func(put putMetric)
+}
+
+// putMetric gives a metric of a lookup a value. One that is not known now is given none.
+type putMetric func(name string, value float64, labels ...string)
+
+// lookUp registers metrics that look finds out.
+func (m *metrics) lookUp(known []metric, look func(put putMetric)) {
+	l := lookup{map[string]*prometheus.Desc{}, look}
+	for _, k := range known {
+		l.descs[k.name] = prometheus.NewDesc(k.name, k.help, k.labels, nil)
+	}
+	m.registry.MustRegister(l)
+}
+
+// Describe implements prometheus.Collector.
+func (l lookup) Describe(c chan<- *prometheus.Desc) {
+	for _, d := range l.descs {
+		c <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (l lookup) Collect(c chan<- prometheus.Metric) {
+	l.look(func(name string, value float64, labels ...string) {
+		kind := prometheus.GaugeValue
+		if strings.HasSuffix(name, "_total") {
+			kind = prometheus.CounterValue
+		}
+		c <- prometheus.MustNewConstMetric(l.descs[name], kind, value, labels...)
+	})
+}
+
+// number is how metrics say yes and no.
+func number(yes bool) float64 {
+	if yes {
+		return 1
+	}
+	return 0
+}
+
+// unixSeconds is how metrics tell a time.
+func unixSeconds(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
+
+// health says what is wrong with a daemon; nil if nothing is.
+type health struct {
+	alive func() error // it should be started anew
+	ready func() error // it should not be sent calls
+}
+
+// serve answers GET /metrics, /healthz and /readyz on address until stop is called: a daemon that ends is watched too. The address is
+// told once it is open.
+func (m *metrics) serve(address string, h health, logger *slog.Logger) (stop func(), err error) {
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, fmt.Errorf("metrics: listen on %s: %w", address, err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second}))
+	mux.Handle("GET /healthz", sound(h.alive))
+	mux.Handle("GET /readyz", sound(h.ready))
 	server := &http.Server{
 		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 5 * time.Second, WriteTimeout: 20 * time.Second, MaxHeaderBytes: 16 << 10,
 		ErrorLog: slog.NewLogLogger(logger.Handler(), slog.LevelDebug),
 	}
 	logger.Info("metrics", "address", listener.Addr().String())
 	done := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { server.Close() })
 	go func() {
 		defer close(done)
-		defer stop()
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			logger.Error("metrics are not served any more", "error", err)
 		}
@@ -61,102 +121,15 @@ func (m *metrics) serve(ctx context.Context, address string, logger *slog.Logger
 	return func() { server.Close(); <-done }, nil
 }
 
-// policyMetrics tells of the policy in force, of its source, and of what was refused.
-type policyMetrics struct {
-	now    func() time.Time
-	info   *prometheus.GaugeVec
-	since  prometheus.Gauge
-	alarms *prometheus.GaugeVec
-	counts *prometheus.CounterVec
-
-	mu   sync.Mutex // guards last
-	last time.Time  // when the source was last looked at with success
-}
-
-func newPolicyMetrics(r prometheus.Registerer, now func() time.Time, maxAge time.Duration) *policyMetrics {
-	m := &policyMetrics{
-		now: now, last: now(), // before the first look, the age is that of the daemon
-		info: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "hallpass_policy_info", Help: "Always 1; the commit and the digest of the policy in force are in the labels.",
-		}, []string{"revision", "digest"}),
-		since: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "hallpass_policy_loaded_timestamp_seconds", Help: "When the policy in force came into force.",
-		}),
-		alarms: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "hallpass_policy_alarm", Help: "1 while the newest policy is refused for this fault, until the next good one.",
-		}, []string{"fault"}),
-		counts: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "hallpass_policy_refused_total", Help: "Policies that were refused and recorded, by fault.",
-		}, []string{"fault"}),
-	}
-	for _, word := range faultWords() { // each is there from the start, so that an alarm can be written for it
-		m.alarms.WithLabelValues(word).Set(0)
-		m.counts.WithLabelValues(word)
-	}
-	r.MustRegister(m.info, m.since, m.alarms, m.counts,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "hallpass_policy_source_checked_timestamp_seconds", Help: "When the source of the policy was last read with success.",
-		}, func() float64 { return float64(m.checked().UnixMilli()) / 1000 }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "hallpass_policy_source_age_seconds", Help: "How long ago the source of the policy was last read with success.",
-		}, func() float64 { return m.sourceAge().Seconds() }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "hallpass_policy_source_stale", Help: "1 while that is longer ago than policy.repository.max_age.",
-		}, func() float64 {
-			if maxAge > 0 && m.sourceAge() > maxAge {
-				return 1
-			}
-			return 0
-		}))
-	return m
-}
-
-// faultWords are all words for faults.
-func faultWords() []string {
-	var words []string
-	for number := range int32(len(pb.PolicyFault_name)) {
-		if f := pb.PolicyFault(number); f != pb.PolicyFault_POLICY_FAULT_UNSPECIFIED {
-			words = append(words, faultWord(f))
+// sound answers 200 if nothing is wrong, else 503 and what is.
+func sound(check func() error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		if err := check(); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprintln(w, err)
+			return
 		}
-	}
-	return words
+		fmt.Fprintln(w, "ok")
+	})
 }
-
-func (m *policyMetrics) inForce(ref ca.PolicyRef, since time.Time) {
-	m.info.Reset()
-	m.info.WithLabelValues(ref.Revision, fmt.Sprintf("%x", ref.Digest)).Set(1)
-	m.since.Set(float64(since.UnixMilli()) / 1000)
-}
-
-// looked says that the source was read.
-func (m *policyMetrics) looked(at time.Time) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.last = at
-}
-
-func (m *policyMetrics) checked() time.Time {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.last
-}
-
-func (m *policyMetrics) sourceAge() time.Duration { return max(0, m.now().Sub(m.checked())) }
-
-// alarm raises the alarm for a fault. That the source cannot be reached says nothing about what was wrong before; anything else
-// is about a newer look at it, and takes the place of the alarms before.
-func (m *policyMetrics) alarm(f pb.PolicyFault) {
-	if f != pb.PolicyFault_POLICY_FAULT_UNREADABLE {
-		m.good()
-	}
-	m.alarms.WithLabelValues(faultWord(f)).Set(1)
-}
-
-// good ends all alarms.
-func (m *policyMetrics) good() {
-	for _, word := range faultWords() {
-		m.alarms.WithLabelValues(word).Set(0)
-	}
-}
-
-func (m *policyMetrics) refused(f pb.PolicyFault) { m.counts.WithLabelValues(faultWord(f)).Inc() }

@@ -33,6 +33,7 @@ type parts struct {
 	certificate tls.Certificate
 	serverNames []string
 	targets     map[string]sink.Target // of sinks, by name
+	collector   *spanCollector         // of spans; nil if there is none
 }
 
 // Check loads everything that cfg names, and the policy, without starting anything. It also looks whether agents hold their CA keys;
@@ -116,6 +117,9 @@ func load(cfg *Config) (*parts, error) {
 		return nil, err
 	}
 	if p.targets, err = newTargets(cfg); err != nil {
+		return nil, err
+	}
+	if p.collector, err = newSpanCollector(cfg); err != nil {
 		return nil, err
 	}
 	if err := cfg.Policy.checkFiles(cfg); err != nil {

@@ -83,18 +83,18 @@ func (p *policyInForce) put(ctx context.Context, next *policy.Policy, load store
 	ref := next.Ref()
 	p.logger.Info("policy in force", "source", p.source.name(), "cause", load.Cause, "revision", ref.Revision,
 		"digest", fmt.Sprintf("%x", ref.Digest[:6]), "dirty", ref.Dirty)
-	p.tell(ctx, ref)
+	p.tell(ctx, next)
 	return nil
 }
 
 // tell shows in the metrics what is in force, and since when.
-func (p *policyInForce) tell(ctx context.Context, ref ca.PolicyRef) {
+func (p *policyInForce) tell(ctx context.Context, inForce *policy.Policy) {
 	newest, err := store.Revisions(ctx, p.store, nil, 1)
 	if err != nil || len(newest) == 0 {
 		p.logger.Error("find out since when the policy is in force", "error", err)
 		return
 	}
-	p.metrics.inForce(ref, newest[0].Time)
+	p.metrics.inForce(inForce, newest[0].Time)
 }
 
 // start puts the policy of the source in force. If that one is bad, the one that the log has as being in force stays, read
@@ -112,7 +112,7 @@ func (p *policyInForce) start(ctx context.Context) error {
 	before, err := p.fromLog(ctx)
 	if err == nil {
 		p.current.Store(before)
-		p.tell(ctx, before.Ref())
+		p.tell(ctx, before)
 		return nil
 	}
 	if p.last.fault == pb.PolicyFault_POLICY_FAULT_UNREADABLE {

@@ -7,10 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
-	"strings"
 	"sync"
 
 	"github.com/hallpass-ssh/hallpass/internal/issuerhttp"
@@ -47,16 +45,9 @@ func newTarget(cfg *Config, s SinkConfig) (sink.Target, error) {
 		}
 		return sink.NewWebhook(s.Webhook, key, via, cfg.Now)
 	}
-	header := http.Header{}
-	if s.TokenFile != "" {
-		token, err := readSecret(cfg, "token_file", s.TokenFile)
-		if err != nil {
-			return nil, err
-		}
-		if strings.TrimSpace(string(token)) != string(token) || strings.ContainsAny(string(token), "\r\n") {
-			return nil, fmt.Errorf("token_file: %s must hold one line", s.TokenFile)
-		}
-		header.Set("Authorization", "Bearer "+string(token))
+	header, err := bearerHeader(cfg, s.TokenFile)
+	if err != nil {
+		return nil, err
 	}
 	return sink.NewOTLP(s.OTLP, header, via)
 }

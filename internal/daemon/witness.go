@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/store"
 )
 
@@ -80,9 +81,41 @@ type witness struct {
 	every  time.Duration
 	push   func(ctx context.Context, checkpoint []byte) error
 	logger *slog.Logger
+	now    func() time.Time
 	// pushed is the checkpoint that was pushed last, failed how often pushes failed since.
 	pushed []byte
 	failed int
+
+	mu   sync.Mutex // guards seen
+	seen witnessStatus
+}
+
+// witnessStatus is what a witness has, as far as this run of the daemon knows.
+type witnessStatus struct {
+	up       bool      // the last push succeeded, or there was none
+	size     uint64    // records that the newest checkpoint which it got covers
+	at       time.Time // when it got that
+	failures uint64
+}
+
+func (w *witness) status() witnessStatus {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.seen
+}
+
+// note keeps the status.
+func (w *witness) note(checkpoint []byte, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.seen.up = err == nil; err != nil {
+		w.seen.failures++
+		return
+	}
+	w.seen.at = w.now()
+	if c, err := audit.ReadCheckpoint(checkpoint); err == nil { // it is our own
+		w.seen.size = c.Size
+	}
 }
 
 func newWitnesses(cfg *Config, logger *slog.Logger) ([]*witness, error) {
@@ -98,7 +131,7 @@ func newWitnesses(cfg *Config, logger *slog.Logger) ([]*witness, error) {
 }
 
 func newWitness(cfg *Config, c WitnessConfig, logger *slog.Logger) (*witness, error) {
-	w := &witness{every: c.Every, logger: logger}
+	w := &witness{every: c.Every, logger: logger, now: cfg.Now, seen: witnessStatus{up: true}}
 	if w.every == 0 {
 		w.every = witnessInterval
 	}
@@ -220,6 +253,7 @@ func (w *witness) step(ctx context.Context, timeout time.Duration, log store.Rea
 	if err == nil {
 		err = w.push(ctx, checkpoint)
 	}
+	w.note(checkpoint, err)
 	if err != nil {
 		if w.failed++; w.failed == 1 {
 			w.logger.Warn("a witness does not get the checkpoints of the log: until it does, nobody else knows what is in the log", "witness", w.name, "error", err)

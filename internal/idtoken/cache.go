@@ -13,14 +13,28 @@ const (
 // cache remembers verified tokens by the digest of all of their bytes. The zero value is empty. Only tokens that verified get
 // in, so strangers cannot fill it.
 type cache struct {
-	mu     sync.Mutex // guards tokens
+	mu     sync.Mutex // guards what follows
 	tokens map[[32]byte]*token
+	hits   uint64
+	misses uint64
 }
 
 func (c *cache) get(digest [32]byte) *token {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.tokens[digest]
+	t := c.tokens[digest]
+	if t != nil {
+		c.hits++
+	} else {
+		c.misses++
+	}
+	return t
+}
+
+func (c *cache) stats() CacheStats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return CacheStats{Tokens: len(c.tokens), Hits: c.hits, Misses: c.misses}
 }
 
 // put adds a token; a full cache drops some to make room.

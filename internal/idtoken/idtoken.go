@@ -83,17 +83,33 @@ type IssuerHealth struct {
 	Error string
 	// Age is how long ago the keys were fetched; negative if they never were.
 	Age time.Duration
+	// Keys is how many can verify its tokens.
+	Keys int
+	// Failures is how many attempts to fetch them failed, since Start.
+	Failures uint64
 }
 
 // Health reports on all issuers, in the order of the configuration.
 func (v *Verifier) Health() []IssuerHealth {
 	var all []IssuerHealth
 	for _, i := range v.issuers {
-		ok, age, problem := v.sources[i.URL].health()
-		all = append(all, IssuerHealth{Name: i.Name, URL: i.URL, OK: ok, Error: problem, Age: age})
+		h := v.sources[i.URL].health()
+		h.Name, h.URL = i.Name, i.URL
+		all = append(all, h)
 	}
 	return all
 }
+
+// CacheStats says how often a token had been verified before.
+type CacheStats struct {
+	// Tokens is how many are remembered now.
+	Tokens int
+	// Hits and Misses count the tokens that were looked up and were there or not.
+	Hits, Misses uint64
+}
+
+// Cache reports on the memory of verified tokens.
+func (v *Verifier) Cache() CacheStats { return v.verified.stats() }
 
 // Authenticate verifies a compact ID token at the time now and says whose it is. Every error is a *ca.Error.
 //

@@ -33,6 +33,7 @@ type source struct {
 	keys    []*key
 	fetched time.Time     // of the latest success; zero if there was none
 	err     error         // of the latest attempt
+	failed  uint64        // attempts
 	asked   time.Time     // when a caller last made run fetch
 	flight  chan struct{} // closed when the fetch that is wanted or under way ends; nil if there is none
 }
@@ -102,6 +103,8 @@ func (s *source) publish(keys []*key, err error) {
 	s.err = err
 	if err == nil {
 		s.keys, s.fetched = keys, s.now()
+	} else {
+		s.failed++
 	}
 	s.land()
 }
@@ -187,19 +190,20 @@ func (s *source) unavailable(cause error) *ca.Error {
 	}
 }
 
-// health reports whether tokens can be verified, how old the keys are (-1 if they never came), and what is wrong.
-func (s *source) health() (ok bool, age time.Duration, problem string) {
+// health reports on the keys. Name and URL are the caller's to know.
+func (s *source) health() IssuerHealth {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	h := IssuerHealth{Age: -1, Keys: len(s.keys), Failures: s.failed}
 	switch {
 	case s.err != nil:
-		problem = issuerhttp.Explain(s.err)
+		h.Error = issuerhttp.Explain(s.err)
 	case len(s.keys) == 0:
-		problem = "the issuer publishes no key that can be used"
+		h.Error = "the issuer publishes no key that can be used"
 	}
-	if s.fetched.IsZero() {
-		return false, -1, problem
+	if !s.fetched.IsZero() {
+		h.Age = s.now().Sub(s.fetched)
+		h.OK = len(s.keys) > 0 && h.Age <= s.maxStale
 	}
-	age = s.now().Sub(s.fetched)
-	return len(s.keys) > 0 && age <= s.maxStale, age, problem
+	return h
 }

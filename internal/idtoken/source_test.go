@@ -120,7 +120,7 @@ func TestIssuerDownAtStart(t *testing.T) {
 	raw := sign(t, server.People(), person(t, server, nil), devidp.TokenOptions{})
 	_, err := v.Authenticate(t.Context(), raw, time.Now())
 	wantRefused(t, err, ca.Unavailable, "keys of issuer "+server.URL())
-	if h := v.Health()[0]; h.Name != "people" || h.URL != server.URL() || h.OK || h.Error == "" || h.Age >= 0 {
+	if h := v.Health()[0]; h.Name != "people" || h.URL != server.URL() || h.OK || h.Error == "" || h.Age >= 0 || h.Keys != 0 || h.Failures == 0 {
 		t.Errorf("health is %+v, want an issuer that is down", h)
 	}
 	server.Break(nil)
@@ -128,8 +128,15 @@ func TestIssuerDownAtStart(t *testing.T) {
 	if _, err := v.Authenticate(t.Context(), raw, time.Now()); err != nil {
 		t.Fatalf("after the issuer came up: %v", err)
 	}
-	if h := v.Health()[0]; !h.OK || h.Error != "" || h.Age < 0 {
+	if h := v.Health()[0]; !h.OK || h.Error != "" || h.Age < 0 || h.Keys == 0 {
 		t.Errorf("health is %+v, want an issuer that is up", h)
+	}
+	before := v.Cache()
+	if _, err := v.Authenticate(t.Context(), raw, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := v.Cache(), (idtoken.CacheStats{Tokens: 1, Hits: before.Hits + 1, Misses: before.Misses}); got != want || before.Misses == 0 {
+		t.Errorf("the same token again: the cache says %+v, want %+v", got, want)
 	}
 }
 

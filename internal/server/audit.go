@@ -198,6 +198,8 @@ func (s auditService) FollowRecords(in *pb.FollowRecordsRequest, stream grpc.Ser
 	ctx, cancel := context.WithDeadlineCause(ctx, caller.Token.Expires,
 		ca.Errorf(ca.Unauthenticated, "the ID token expired while following: follow again from the next index"))
 	defer cancel()
+	s.followers.Add(1)
+	defer s.followers.Add(-1)
 
 	next := in.GetFrom()
 	if last := uint64(in.GetLast()); last > 0 {

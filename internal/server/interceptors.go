@@ -25,6 +25,7 @@ const requestIDKey = "hallpass-request-id"
 // observeUnary gives each call an id, turns errors into statuses and panics into errors, and logs once.
 func (s *Server) observeUnary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 	defer underWay(ctx)()
+	ctx = s.begin(ctx, info.FullMethod)
 	id, begin := newRequestID(), s.cfg.Now()
 	_ = grpc.SetHeader(ctx, metadata.Pairs(requestIDKey, id)) // fails only once headers are sent, which they are not
 	var out any
@@ -38,10 +39,11 @@ func (s *Server) observeUnary(ctx context.Context, in any, info *grpc.UnaryServe
 // observeStream does the same for streams.
 func (s *Server) observeStream(srv any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
 	defer underWay(stream.Context())()
+	ctx := s.begin(stream.Context(), info.FullMethod)
 	id, begin := newRequestID(), s.cfg.Now()
 	_ = stream.SetHeader(metadata.Pairs(requestIDKey, id))
-	err := s.survive(info.FullMethod, id, func() error { return handle(srv, stream) })
-	return s.finish(stream.Context(), info.FullMethod, id, begin, err)
+	err := s.survive(info.FullMethod, id, func() error { return handle(srv, streamWith{stream, ctx}) })
+	return s.finish(ctx, info.FullMethod, id, begin, err)
 }
 
 // survive turns a panic into an error. The stack goes to the daemon's own log, never to the caller.
@@ -62,6 +64,8 @@ func (s *Server) finish(ctx context.Context, method, id string, begin time.Time,
 	if _, isStatus := err.(interface{ GRPCStatus() *status.Status }); !isStatus {
 		wire = toStatus(err, id)
 	}
+	code := status.Code(wire)
+	s.cfg.Observer.End(ctx, method, id, code.String())
 	level := slog.LevelInfo
 	// Strangers do not fill the log of the operators, and a certificate is in that of the CA.
 	if err == nil && (methods[method].callers == anybody || method == pb.CertificateService_Issue_FullMethodName) {
@@ -72,11 +76,11 @@ func (s *Server) finish(ctx context.Context, method, id string, begin time.Time,
 	}
 	attrs := []slog.Attr{
 		slog.String("method", method), slog.String("request_id", id), slog.String("peer", peerAddr(ctx).String()),
-		slog.Duration("took", s.cfg.Now().Sub(begin)), slog.String("code", status.Code(wire).String()),
+		slog.Duration("took", s.cfg.Now().Sub(begin)), slog.String("code", code.String()),
 	}
 	if err != nil {
 		attrs = append(attrs, slog.String("error", err.Error()))
-		switch status.Code(wire) {
+		switch code {
 		case codes.Internal, codes.Unknown, codes.Unavailable:
 			if ctx.Err() == nil { // else the caller hung up, and that is no fault of ours
 				level = slog.LevelError
@@ -104,7 +108,7 @@ func (s *Server) guardStream(srv any, stream grpc.ServerStream, info *grpc.Strea
 	defer cancel(nil)
 	stop := context.AfterFunc(s.draining, func() { cancel(errDraining) })
 	defer stop()
-	err := handle(srv, drainedStream{stream, ctx})
+	err := handle(srv, streamWith{stream, ctx})
 	if errors.Is(context.Cause(ctx), errDraining) {
 		return errDraining
 	}
@@ -114,13 +118,13 @@ func (s *Server) guardStream(srv any, stream grpc.ServerStream, info *grpc.Strea
 // errDraining tells the caller of a stream that it is not at fault.
 var errDraining = ca.Errorf(ca.Unavailable, "the daemon is shutting down: connect again")
 
-// drainedStream is a stream whose context also ends with the daemon.
-type drainedStream struct {
+// streamWith is a stream with another context.
+type streamWith struct {
 	grpc.ServerStream
 	ctx context.Context
 }
 
-func (s drainedStream) Context() context.Context { return s.ctx }
+func (s streamWith) Context() context.Context { return s.ctx }
 
 // bound sets the deadline of a call when its headers arrive, so that a message which never comes whole holds nothing up either.
 // A stream that follows the log may last: its token ends it.

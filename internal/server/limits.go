@@ -1,6 +1,7 @@
 package server
 
 import (
+	"maps"
 	"net/netip"
 	"sync"
 	"time"
@@ -51,6 +52,14 @@ type Limiter struct {
 	strangers  map[string]uint64
 	refused    map[identityKey]*Refused
 	since      time.Time
+	totals     Totals
+}
+
+// Totals is what a Limiter counted since it was made.
+type Totals struct {
+	Strangers map[string]uint64 // by what was wrong with them
+	// Identities and Addresses are how many calls were above the rate of an identity, and of an address of strangers.
+	Identities, Addresses uint64
 }
 
 type identityKey struct{ issuer, subject string }
@@ -77,6 +86,7 @@ func NewLimiter(rates Rates, now time.Time) *Limiter {
 		strangers:  map[string]uint64{},
 		refused:    map[identityKey]*Refused{},
 		since:      now,
+		totals:     Totals{Strangers: map[string]uint64{}},
 	}
 }
 
@@ -92,6 +102,7 @@ func (l *Limiter) Admit(caller ca.Caller, _ netip.Addr) error {
 		l.refused[key] = &Refused{Caller: caller}
 	}
 	l.refused[key].Count++
+	l.totals.Identities++
 	return &ca.Error{
 		Kind:       ca.Exhausted,
 		Message:    "too many requests: this identity is above its rate limit",
@@ -107,15 +118,26 @@ func (l *Limiter) Stranger(addr netip.Addr, reason error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.strangers[kind.String()]++
+	l.totals.Strangers[kind.String()]++
 	if kind != ca.Unauthenticated || take(l.addresses, network(addr), l.rates.Strangers, l.rates.StrangersBurst) {
 		return reason
 	}
+	l.totals.Addresses++
 	return &ca.Error{
 		Kind:       ca.Exhausted,
 		Message:    "too many failed authentications from this address",
 		Err:        reason,
 		RetryAfter: time.Duration(float64(time.Second) / float64(l.rates.Strangers)),
 	}
+}
+
+// Totals returns what was counted so far.
+func (l *Limiter) Totals() Totals {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	t := l.totals
+	t.Strangers = maps.Clone(t.Strangers)
+	return t
 }
 
 // Drain returns what was counted since the last Drain, and begins anew.

@@ -42,6 +42,9 @@ func TestAnIdentityAboveItsRateIsRefusedCountedAndAlone(t *testing.T) {
 	if got := l.Drain(later); len(got.Refused) != 0 || got.From != later {
 		t.Errorf("a second drain returns %+v, want an empty tally from %s on", got, later)
 	}
+	if got := l.Totals(); got.Identities != 2 || got.Addresses != 0 {
+		t.Errorf("the totals after that are %+v", got)
+	}
 }
 
 func TestAnAddressIsHeldBackByItsOwnFailuresOnly(t *testing.T) {
@@ -65,5 +68,8 @@ func TestAnAddressIsHeldBackByItsOwnFailuresOnly(t *testing.T) {
 	want := map[string]uint64{"unauthenticated": 4, "unavailable": 1}
 	if diff := cmp.Diff(want, l.Drain(now).Strangers); diff != "" {
 		t.Errorf("strangers (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(server.Totals{Strangers: want, Addresses: 1}, l.Totals()); diff != "" {
+		t.Errorf("totals (-want +got):\n%s", diff)
 	}
 }

@@ -17,8 +17,10 @@ type limitedListener struct {
 	closed    chan struct{}
 	once      sync.Once
 
-	mu   sync.Mutex // guards open
-	open map[netip.Prefix]int
+	mu         sync.Mutex // guards what follows
+	open       map[netip.Prefix]int
+	all        int    // that are open
+	turnedAway uint64 // closed at once
 }
 
 func newLimitedListener(l net.Listener, n, ofAddress int, strangers time.Duration) *limitedListener {
@@ -53,15 +55,18 @@ func (l *limitedListener) enter(from netip.Prefix) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.open[from] >= l.ofAddress {
+		l.turnedAway++
 		return false
 	}
 	l.open[from]++
+	l.all++
 	return true
 }
 
 func (l *limitedListener) leave(from netip.Prefix) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.all--
 	if l.open[from]--; l.open[from] == 0 {
 		delete(l.open, from)
 	}

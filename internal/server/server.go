@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -64,8 +65,10 @@ type Config struct {
 	Where func(expression string) (Condition, error)
 	// StrangerAge is how long a connection may last on which no identity was verified; default 30 seconds.
 	StrangerAge time.Duration
-	Now         func() time.Time
-	Logger      *slog.Logger
+	// Observer is told of calls; default: nobody is.
+	Observer Observer
+	Now      func() time.Time
+	Logger   *slog.Logger
 }
 
 // Condition tells whether a record fits. It may ask for the identity snapshot that the record cites, which is nil if it was erased.
@@ -82,11 +85,14 @@ type Server struct {
 	// directory finds the identities of the log by email.
 	directory *store.Directory
 	polite    *polite
+	listener  atomic.Pointer[limitedListener] // nil before Serve
+	followers atomic.Int64
 }
 
 // New returns a server that does not listen yet.
 func New(cfg Config) *Server {
 	s := &Server{cfg: cfg, health: health.NewServer(), directory: store.NewDirectory(cfg.Store), polite: newPolite()}
+	s.cfg.Observer = s.cfg.Observer.withDefaults()
 	if s.cfg.StrangerAge == 0 {
 		s.cfg.StrangerAge = strangerAge
 	}
@@ -117,7 +123,9 @@ func New(cfg Config) *Server {
 
 // Serve answers on l until Shutdown. It returns nil after one.
 func (s *Server) Serve(l net.Listener) error {
-	err := s.grpc.Serve(newLimitedListener(l, maxConnections, maxOfAddress, s.cfg.StrangerAge))
+	limited := newLimitedListener(l, maxConnections, maxOfAddress, s.cfg.StrangerAge)
+	s.listener.Store(limited)
+	err := s.grpc.Serve(limited)
 	if errors.Is(err, grpc.ErrServerStopped) || s.draining.Err() != nil {
 		return nil
 	}

@@ -74,6 +74,11 @@ type Status struct {
 	Err error
 	// Since is when that began.
 	Since time.Time
+	// Failures is how many attempts failed since Open, Failed when the newest one did; zero if none did.
+	Failures uint64
+	Failed   time.Time
+	// Rejected is how many events its target refused for good, since Open.
+	Rejected uint64
 }
 
 // Open finds where a sink stopped.
@@ -118,8 +123,12 @@ func (s *Sink) note(err error) {
 	s.mu.Lock()
 	before := s.status
 	s.status.Next, s.status.Err = s.cursor.Next, err
-	if err != nil && before.Err == nil {
-		s.status.Since = time.Now()
+	if err != nil {
+		s.status.Failures++
+		s.status.Failed = time.Now()
+		if before.Err == nil {
+			s.status.Since = s.status.Failed
+		}
 	}
 	s.mu.Unlock()
 	switch {
@@ -151,6 +160,9 @@ func (s *Sink) step(ctx context.Context) error {
 	err = s.cfg.Target.Send(ctx, events)
 	if rejected, ok := errors.AsType[*RejectedError](err); ok {
 		s.cfg.Logger.Error("sink leaves events out that its target refuses", "sink", s.cfg.Name, "from", s.cursor.Next, "before", end, "error", rejected)
+		s.mu.Lock()
+		s.status.Rejected += uint64(max(0, rejected.Count))
+		s.mu.Unlock()
 		err = nil
 	}
 	if err != nil {

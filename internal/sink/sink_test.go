@@ -210,7 +210,7 @@ func TestADaemonThatEndsMeanwhileMarksWhatWasUnderWay(t *testing.T) {
 	end := w.size()
 	s, done := w.run(&collector{fail: func(int) error { return errors.New("down") }})
 	w.await(func() bool { return s.Status().Err != nil })
-	if got := s.Status(); got.Next != 0 || got.Since.IsZero() {
+	if got := s.Status(); got.Next != 0 || got.Since.IsZero() || got.Failures == 0 || got.Failed.Before(got.Since) {
 		t.Errorf("the status is %+v", got)
 	}
 	done()
@@ -225,7 +225,12 @@ func TestADaemonThatEndsMeanwhileMarksWhatWasUnderWay(t *testing.T) {
 func TestEventsThatAreRefusedForGoodAreLeftOutAndTold(t *testing.T) {
 	w := newWorld(t)
 	w.grant(1)
-	w.sendAll(&collector{fail: func(int) error { return &sink.RejectedError{Count: 2, Reason: "too old"} }})
+	s, done := w.run(&collector{fail: func(int) error { return &sink.RejectedError{Count: 2, Reason: "too old"} }})
+	defer done()
+	w.await(func() bool { return s.Status().Next == w.size() })
+	if got := s.Status(); got.Rejected == 0 || got.Rejected%2 != 0 || got.Failures != 0 {
+		t.Errorf("the status is %+v", got)
+	}
 	if !strings.Contains(w.said.String(), "2 events were refused for good: too old") {
 		t.Errorf("the operators were told: %s", w.said)
 	}

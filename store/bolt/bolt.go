@@ -28,6 +28,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
@@ -79,6 +80,9 @@ type Config struct {
 	Uptime func() time.Duration
 	// Logger is told of what fails beside the commits. Default: nobody is.
 	Logger *slog.Logger
+	// Committed is told of each commit once its callers have their answers. The next one waits for it, so it MUST NOT wait for
+	// anything. Default: nobody is.
+	Committed func(Commit)
 }
 
 func (c *Config) check() error {
@@ -93,6 +97,9 @@ func (c *Config) check() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Committed == nil {
+		c.Committed = func(Commit) {}
 	}
 	return nil
 }
@@ -119,10 +126,13 @@ type Store struct {
 	dead     chan struct{} // closed when the outcome of a commit is in doubt
 	kill     sync.Once     // closes dead
 	close    func() error
-	copying  sync.Mutex // held while a backup is taken
+	copying  sync.Mutex    // held while a backup is taken
+	headSize atomic.Uint64 // how many records the head beside the log covers
 
 	// index is that of the newest records. It belongs to the committer, and is nil if it has to be read from the file.
 	index *audit.Index
+	// wrote is how long the newest commit took to write and sync the file. It belongs to the committer too.
+	wrote time.Duration
 
 	// mu guards what is known to be durable.
 	mu      sync.Mutex

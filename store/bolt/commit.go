@@ -129,7 +129,9 @@ func (s *Store) gather(c *call) []*call {
 // commit writes a batch in one transaction and answers each call in it.
 func (s *Store) commit(batch []*call) {
 	results := make([]result, len(batch))
+	before, began := s.durable.size, time.Now()
 	next, added, err := s.write(batch, results)
+	done := Commit{Records: int(next.size - before), Took: time.Since(began), Disk: s.wrote, Err: err}
 	switch {
 	case err == nil:
 		s.publish(next, added)
@@ -141,6 +143,9 @@ func (s *Store) commit(batch []*call) {
 			results[i] = result{err: fmt.Errorf("append to log: %w", err)}
 		}
 		c.result <- results[i]
+	}
+	if done.Records > 0 || err != nil {
+		s.cfg.Committed(done)
 	}
 }
 
@@ -188,6 +193,8 @@ func (s *Store) write(batch []*call, results []result) (head, fresh, error) {
 		return s.durable, fresh{}, s.classify(err)
 	}
 	s.index = w.index
+	stats := tx.Stats()
+	s.wrote = stats.GetWriteTime()
 	w.added.places = w.changed
 	return w.head, w.added, nil
 }

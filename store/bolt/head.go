@@ -66,6 +66,7 @@ func (s *Store) keepHead() {
 		}
 		if err := writeFile(s.path+headSuffix, s.path, end.checkpoint); err == nil {
 			written, failed = end.size, false
+			s.headSize.Store(written)
 		} else if !failed {
 			failed = true
 			s.cfg.Logger.Warn("the head of the log cannot be written: trying again", "error", err)
@@ -86,7 +87,14 @@ func (s *Store) checkPlace() error {
 }
 
 // writeHead writes what is durable.
-func (s *Store) writeHead() error { return writeFile(s.path+headSuffix, s.path, s.end().checkpoint) }
+func (s *Store) writeHead() error {
+	end := s.end()
+	if err := writeFile(s.path+headSuffix, s.path, end.checkpoint); err != nil {
+		return err
+	}
+	s.headSize.Store(end.size)
+	return nil
+}
 
 // end returns the durable end of the log.
 func (s *Store) end() head {
@@ -138,6 +146,7 @@ func (s *Store) verifyHead() error {
 		return fmt.Errorf("%s%s is missing, so that nobody can tell whether this is the newest state of the log: a log is moved together with its head. `hallpassd restore --from COPY` goes on from a copy of it",
 			filepath.Base(s.path), headSuffix)
 	}
+	s.headSize.Store(head.Size)
 	err = s.db.View(func(tx *bbolt.Tx) error {
 		now, err := s.verifyOwner(tx)
 		if err != nil {
