@@ -71,7 +71,7 @@ func (s *Server) finish(ctx context.Context, method, id string, begin time.Time,
 	if err == nil && (methods[method].callers == anybody || method == pb.CertificateService_Issue_FullMethodName) {
 		level = slog.LevelDebug
 	}
-	if !s.cfg.Logger.Enabled(ctx, level) {
+	if err == nil && !s.cfg.Logger.Enabled(ctx, level) {
 		return wire
 	}
 	attrs := []slog.Attr{
