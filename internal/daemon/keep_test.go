@@ -45,7 +45,7 @@ func TestKeep(t *testing.T) {
 		{[]string{"archive", "--dir", dir, filepath.Join(elsewhere, "old.db")}, 2, "--before is required"},
 		{[]string{"archive", "--dir", dir, "--before", "soon", filepath.Join(elsewhere, "old.db")}, 2, "want a time"},
 		{[]string{"archive", "--dir", dir, "--before", "99999999d", filepath.Join(elsewhere, "old.db")}, 2, "want a time"},
-		{[]string{"archive", "--dir", dir, "--before", "0d", filepath.Join(elsewhere, "old.db")}, 1, "less than a day ago"},
+		{[]string{"archive", "--dir", dir, "--before", "0d", filepath.Join(elsewhere, "old.db")}, 1, "is less than a day before"},
 		{[]string{"archive", "--dir", dir, "--before", "30d", filepath.Join(elsewhere, "old.db")}, 1, "nothing to archive"},
 		{[]string{"archive", "--dir", elsewhere, "--before", "30d", filepath.Join(elsewhere, "old.db")}, 1, "hallpassd init"},
 		{[]string{"check", "--dir", dir}, 0, "fine"},

@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -66,9 +65,6 @@ func MoveToArchive(path string, cfg Config, a Archiving) (*Archive, error) {
 }
 
 func archive(path string, cfg Config, a Archiving) (*Archive, error) {
-	if now := cfg.Now(); a.Before.After(now.Add(-minAge)) {
-		return nil, fmt.Errorf("%s is less than a day ago: requests that may be repeated and tokens that still serve are that young", a.Before.UTC().Format(time.RFC3339))
-	}
 	if err := recoverSuspect(path, cfg); err != nil {
 		return nil, err
 	}
@@ -110,8 +106,15 @@ type move struct {
 // choose finds the blocks that leave.
 func (m *move) choose() error {
 	ctx := context.Background()
-	size := m.old.end().size
-	n, err := store.FirstAt(ctx, m.old, m.Before, size-1)
+	end := m.old.end()
+	// Neither a clock that runs ahead nor one that is behind makes old what is young.
+	for _, now := range []time.Time{m.old.cfg.Now(), end.time} {
+		if m.Before.After(now.Add(-minAge)) {
+			return fmt.Errorf("%s is less than a day before %s: requests that may be repeated and tokens that still serve are that young",
+				m.Before.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		}
+	}
+	n, err := store.FirstAt(ctx, m.old, m.Before, end.size-1)
 	if err != nil {
 		return err
 	}
@@ -346,191 +349,4 @@ func (m *move) writeLog(tx *bbolt.Tx, checkpoint audit.Checkpoint, archive *Copy
 	})
 	m.out.Archived, m.out.LogID, m.out.Epoch = said, base.LogID, base.Epoch
 	return err
-}
-
-// check compares the two new files with the old one: each record and each blob is in one of them as it was, but for what an earlier
-// archive carried over, which is carried over again.
-func (m *move) check(tx *bbolt.Tx, archive *Copy, fresh string) error {
-	now, err := openCopyOf(fresh, m.old.verifier, checkPages, checkTree)
-	if err != nil {
-		return fmt.Errorf("read the new log back: %w", err)
-	}
-	defer now.Close()
-	for _, c := range []*Copy{archive, now} {
-		if err := c.s.db.View(func(in *bbolt.Tx) error { return within(in, tx, m.old.end().size) }); err != nil {
-			return fmt.Errorf("compare %s with the log: %w", c.s.path, err)
-		}
-	}
-	err = archive.s.db.View(func(old *bbolt.Tx) error {
-		return now.s.db.View(func(here *bbolt.Tx) error {
-			for _, name := range [][]byte{recordsBucket, blobsBucket} {
-				b, a := here.Bucket(name), old.Bucket(name)
-				if err := tx.Bucket(name).ForEach(func(k, _ []byte) error {
-					if b.Get(k) == nil && a.Get(k) == nil && !isCarried(tx, k) {
-						return fmt.Errorf("%s %x is neither in the archive nor in the new log", name, k)
-					}
-					return nil
-				}); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	})
-	return errors.Join(err, m.measure(fresh))
-}
-
-// measure tells how large the files are.
-func (m *move) measure(fresh string) error {
-	archive, archiveErr := os.Stat(m.File)
-	now, err := os.Stat(fresh)
-	if err := errors.Join(archiveErr, err); err != nil {
-		return err
-	}
-	m.out.ArchiveBytes, m.out.Bytes, m.out.BytesBefore = archive.Size(), now.Size(), m.old.file.Size()
-	return nil
-}
-
-// within says whether all records, up to a size, and blobs of a file are in another as they are.
-func within(in, of *bbolt.Tx, size uint64) error {
-	records := of.Bucket(recordsBucket)
-	c := in.Bucket(recordsBucket).Cursor()
-	for k, v := c.First(); k != nil && bytes.Compare(k, number(size)) < 0; k, v = c.Next() {
-		if !bytes.Equal(records.Get(k), v) {
-			return fmt.Errorf("record %x is another", k)
-		}
-	}
-	blobs := of.Bucket(blobsBucket)
-	return in.Bucket(blobsBucket).ForEach(func(k, v []byte) error {
-		if is := audit.Digest(v); !bytes.Equal(is[:], k) {
-			return fmt.Errorf("the blob %x is not what its name says", k)
-		}
-		if blobs.Get(k) == nil && !isCarried(in, k) {
-			return fmt.Errorf("the log has no blob %x", k)
-		}
-		return nil
-	})
-}
-
-// isCarried tells whether a blob is what the newest archive carries over.
-func isCarried(tx *bbolt.Tx, digest []byte) bool {
-	a, _, err := archivedOf(tx)
-	if err != nil {
-		return false
-	}
-	for _, d := range a.GetCarried() {
-		if bytes.Equal(d, digest) {
-			return true
-		}
-	}
-	return false
-}
-
-// carryFrom puts what stands at the end of an archive, and does not follow from the records that are here, into facts and blobs, and
-// tells said of it.
-func (s *Store) carryFrom(archive *Copy, said *pb.Archived) error {
-	return archive.s.db.View(func(from *bbolt.Tx) error {
-		d := differ{want: from, at: archive.s.end().time}
-		for {
-			var facts []*pb.CarriedFact
-			var blob []byte
-			if err := s.db.View(func(tx *bbolt.Tx) (err error) {
-				facts, blob, err = d.next(tx)
-				return err
-			}); err != nil {
-				return err
-			}
-			if blob == nil {
-				break
-			}
-			digest := audit.Digest(blob)
-			if err := s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(blobsBucket).Put(digest[:], blob) }); err != nil {
-				return err
-			}
-			if err := s.putCarried(facts); err != nil {
-				return err
-			}
-			said.Carried = append(said.Carried, digest[:])
-		}
-		var err error
-		said.Index, err = s.copyIndex(from, said.GetBefore())
-		return err
-	})
-}
-
-// differ tells in which facts a file differs from another, a blob at a time.
-type differ struct {
-	want *bbolt.Tx
-	at   time.Time // when a fact that expired is none
-	last []byte    // the key that was looked at last
-}
-
-// next returns the next facts that must be put into a file for it to have those that are wanted, and their blob; nil at the end.
-func (d *differ) next(has *bbolt.Tx) ([]*pb.CarriedFact, []byte, error) {
-	var carrier audit.Carrier
-	var facts []*pb.CarriedFact
-	w, h := standingFrom(d.want, d.last, d.at), standingFrom(has, d.last, d.at)
-	for w.fact != nil || h.fact != nil {
-		var f *pb.CarriedFact
-		switch order := bytes.Compare(w.fact.GetKey(), h.fact.GetKey()); {
-		case h.fact == nil || w.fact != nil && order < 0:
-			f = w.fact
-			d.last = w.fact.GetKey()
-			w.next()
-		case w.fact == nil || order > 0:
-			f = &pb.CarriedFact{Key: h.fact.GetKey(), Gone: true}
-			d.last = h.fact.GetKey()
-			h.next()
-		default:
-			if !bytes.Equal(w.fact.GetValue(), h.fact.GetValue()) || w.fact.GetExpires() != h.fact.GetExpires() {
-				f = w.fact
-			}
-			d.last = w.fact.GetKey()
-			w.next()
-			h.next()
-		}
-		if f == nil {
-			continue
-		}
-		facts = append(facts, f)
-		if blob, err := carrier.Add(f); blob != nil || err != nil {
-			return facts, blob, err
-		}
-	}
-	blob, err := carrier.End()
-	return facts, blob, err
-}
-
-// standing goes through the facts that stand, in ascending order of keys.
-type standing struct {
-	fact     *pb.CarriedFact // where it is; nil at the end
-	lasting  *bbolt.Cursor
-	k, v     []byte            // the next of those that never expire
-	expiring []*pb.CarriedFact // the others beyond
-}
-
-// standingFrom begins beyond a key. What had expired at a time does not stand.
-func standingFrom(tx *bbolt.Tx, beyond []byte, at time.Time) *standing {
-	s := &standing{lasting: tx.Bucket(factsBucket).Cursor()}
-	s.k, s.v = s.lasting.Seek(append(bytes.Clone(beyond), 0))
-	for _, f := range allExpiring(tx, nil, at) {
-		if bytes.Compare(f.Key, beyond) > 0 {
-			s.expiring = append(s.expiring, &pb.CarriedFact{Key: f.Key, Value: f.Value, Expires: f.expires})
-		}
-	}
-	slices.SortFunc(s.expiring, func(a, b *pb.CarriedFact) int { return bytes.Compare(a.GetKey(), b.GetKey()) })
-	s.next()
-	return s
-}
-
-func (s *standing) next() {
-	switch {
-	case len(s.expiring) > 0 && (s.k == nil || bytes.Compare(s.expiring[0].GetKey(), s.k) < 0):
-		s.fact, s.expiring = s.expiring[0], s.expiring[1:]
-	case s.k != nil:
-		s.fact = &pb.CarriedFact{Key: bytes.Clone(s.k), Value: bytes.Clone(s.v)}
-		s.k, s.v = s.lasting.Next()
-	default:
-		s.fact = nil
-	}
 }

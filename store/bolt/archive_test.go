@@ -259,6 +259,31 @@ func TestArchive(t *testing.T) {
 	l.suspected(t, gone)
 	l.erases(t)
 	l.mustCheck(t, gone, l.path)
+	l.later(t, gone, one, two)
+}
+
+// later archives once more when the records that tell of the archives before are old themselves: the archive explains what it has not.
+func (l *aged) later(t *testing.T, gone uint64, one, two string) {
+	t.Helper()
+	s := open(t, l.path, l.cfg)
+	for range 300 {
+		if _, err := s.Append(t.Context(), storetest.Refused("goes on")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.clock.Move(10 * 24 * time.Hour)
+	if _, err := s.Append(t.Context(), storetest.Refused("goes on")); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	three, third := l.archive(t, 5, "three.db")
+	if third.GetFrom() != 512 || third.GetBefore() <= uint64(len(l.records)) || third.Epoch != 1 {
+		t.Fatalf("archived %v in epoch %d", third.Archived, third.Epoch)
+	}
+	l.mustCheck(t, gone, three)
+	l.mustCheck(t, 0, three, one, two)
+	l.mustCheck(t, gone+third.GetRecords(), l.path)
+	l.mustCheck(t, 0, l.path, one, two, three)
 }
 
 // erases erases somebody of whom all records were archived.
@@ -416,7 +441,7 @@ func TestArchiveRefuses(t *testing.T) {
 		change func(*bolt.Archiving)
 		want   string
 	}{
-		{"what is of today", func(a *bolt.Archiving) { a.Before = l.clock.Now().Add(-23 * time.Hour) }, "less than a day ago"},
+		{"what is of today", func(a *bolt.Archiving) { a.Before = l.clock.Now().Add(-23 * time.Hour) }, "is less than a day before"},
 		{"what there is not", func(a *bolt.Archiving) { a.Before = l.clock.Now().AddDate(-1, 0, 0) }, "nothing to archive"},
 		{"over a note", func(a *bolt.Archiving) { a.File = note }, "never written over another file"},
 		{"over another log", func(a *bolt.Archiving) { a.File = other }, "never written over another file"},

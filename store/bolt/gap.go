@@ -2,10 +2,7 @@ package bolt
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"fmt"
-	"hash"
-	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
@@ -132,97 +129,4 @@ func (w *writer) putLeaf(index uint64, leaf tlog.Hash) {
 	for i, h := range added {
 		must(b.Put(number(first+uint64(i)), h[:]))
 	}
-}
-
-// carryOver puts the facts and the index that a record says are carried over, from the blobs and the index of another file.
-func (s *Store) carryOver(from *bbolt.Tx, a *pb.Archived) error {
-	if a.GetFactsVersion() != audit.FactsVersion {
-		return fmt.Errorf("its facts have the version %d, this program knows %d", a.GetFactsVersion(), audit.FactsVersion)
-	}
-	var last []byte
-	for _, digest := range a.GetCarried() {
-		blob := from.Bucket(blobsBucket).Get(digest)
-		if is := audit.Digest(blob); !bytes.Equal(is[:], digest) {
-			return fmt.Errorf("the blob %x is missing, or not what its name says", digest)
-		}
-		facts, err := audit.Carried(blob, last)
-		if err != nil {
-			return err
-		}
-		if err := s.putCarried(facts); err != nil {
-			return err
-		}
-		last = facts[len(facts)-1].GetKey()
-	}
-	sum, err := s.copyIndex(from, a.GetBefore())
-	if err == nil && !bytes.Equal(sum, a.GetIndex()) {
-		err = fmt.Errorf("the index of the records before %d was changed or damaged", a.GetBefore())
-	}
-	return err
-}
-
-func (s *Store) putCarried(facts []*pb.CarriedFact) error {
-	w := writer{expiring: &s.expiring}
-	err := s.db.Update(func(tx *bbolt.Tx) error {
-		w.tx = tx
-		for _, f := range facts {
-			fact := audit.Fact{Key: f.GetKey(), Value: f.GetValue(), Rule: audit.Set}
-			if f.GetExpires() != 0 {
-				fact.Expires = time.Unix(int64(f.GetExpires()), 0)
-			}
-			if f.GetGone() {
-				w.dropFact(f.GetKey())
-			} else {
-				w.putFact(fact)
-			}
-		}
-		return nil
-	})
-	if err == nil {
-		s.expiring.merge(w.changed)
-	}
-	return err
-}
-
-func (w *writer) dropFact(key []byte) {
-	if f := fingerprintOf(key); w.place(f) != (place{}) {
-		must(w.bucket(expiringBucket).Delete(w.place(f).key(key)))
-		w.setPlace(f, place{})
-	}
-	must(w.bucket(factsBucket).Delete(key))
-}
-
-// copyIndex takes over the index of the records before an index, and returns its digest.
-func (s *Store) copyIndex(from *bbolt.Tx, before uint64) ([]byte, error) {
-	sum := sha256.New()
-	c := from.Bucket(indexBucket).Cursor()
-	k, v := c.First()
-	for k != nil {
-		if err := s.db.Update(func(tx *bbolt.Tx) error {
-			b := tx.Bucket(indexBucket)
-			b.FillPercent = fillPercent
-			for range rebuildBatch {
-				if k == nil {
-					break
-				}
-				if audit.InIndex(k, before) {
-					if err := copyPage(b, sum, k, v); err != nil {
-						return err
-					}
-				}
-				k, v = c.Next()
-			}
-			return nil
-		}); err != nil {
-			return nil, err
-		}
-	}
-	return sum.Sum(nil), nil
-}
-
-func copyPage(to *bbolt.Bucket, sum hash.Hash, k, v []byte) error {
-	if err := audit.WriteIndex(sum, k, v); err != nil {
-		return err
-	}
-	return to.Put(k, v)
 }
