@@ -143,7 +143,7 @@ func spanOf(s sdktrace.ReadOnlySpan) *tracepb.Span {
 func keyValues(attributes []attribute.KeyValue) []*commonpb.KeyValue {
 	var out []*commonpb.KeyValue
 	for _, a := range attributes {
-		value := &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: a.Value.Emit()}}
+		value := &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: a.Value.String()}}
 		if a.Value.Type() == attribute.INT64 {
 			value.Value = &commonpb.AnyValue_IntValue{IntValue: a.Value.AsInt64()}
 		}

@@ -394,7 +394,7 @@ func TestMetricsTellWhatHappened(t *testing.T) {
 		t.Errorf("%v connections are open", open)
 	}
 	records, commits := m.of("hallpass_log_records"), m.of("hallpass_log_commit_records")
-	if commits < 2 || commits != m.of("hallpass_log_sync_duration_seconds") || m.of("hallpass_log_bytes") <= 0 || m.of("hallpass_log_free_bytes") <= 0 {
+	if commits < 2 || m.of("hallpass_log_sync_duration_seconds") < 2 || m.of("hallpass_log_bytes") <= 0 || m.of("hallpass_log_free_bytes") <= 0 {
 		t.Errorf("the log says of itself: %v commits", commits)
 	}
 	awaitMetric(t, s, "the head catches up", func(m scraped) bool { return m.of("hallpass_log_head_lag_records") == 0 })
