@@ -167,7 +167,8 @@ func TestBadCommitsLeaveThePolicyInForce(t *testing.T) {
 			f.repo.CommitSigned("Bad", other)
 		}, pb.PolicyFault_POLICY_FAULT_EXPIRED_SIGNER, "was valid until"},
 		{"changed after it was signed", func(t *testing.T, f *followed) {
-			f.repo.CommitSigned("Good", f.key)
+			// It is pushed only once it is changed: the daemon might see the good one.
+			f.repo.Git("-c", "gpg.format=ssh", "-c", "user.signingkey="+f.key.File, "commit", "-q", "-S", "--allow-empty", "-m", "Good")
 			f.repo.Point(f.repo.Object("commit", strings.Replace(f.repo.Git("cat-file", "commit", "HEAD")+"\n", "Good", "Bad", 1)))
 		}, pb.PolicyFault_POLICY_FAULT_BAD_SIGNATURE, "does not verify"},
 		{"broken", signed(func(f *followed) { f.repo.Write("policy.yaml", ruled("bad")+"alow: []\n") }), pb.PolicyFault_POLICY_FAULT_BROKEN, "alow"},
