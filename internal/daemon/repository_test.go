@@ -77,6 +77,7 @@ func follow(t *testing.T, url func(*gitrepo.Repo) (url, repository string)) *fol
 	f.repo.CommitSigned("Begin", f.key)
 	address, repository := url(f.repo)
 	configure(t, f.Stack, address, repository, "  allowed_signers: allowed_signers\n  run_tests: true\n")
+	f.Append("limits: {identity_rate: 1000000, identity_burst: 1000000}\n") // alice asks as fast as the machine can
 	f.Run()
 	f.alice = f.Login("alice").SignIn
 	return f
