@@ -39,13 +39,13 @@ func TestKilled(t *testing.T) {
 			write(t, path+".key", []byte(secret))
 			write(t, path+".from", read(t, path))
 			size, epoch := uint64(len(records)), uint32(0)
-			for range 25 {
+			for n := 0; n < 25 || does == "restore" && epoch == 0; n++ { // on a slow machine none may have come to its end yet
 				child := exec.Command(os.Args[0], "-test.run=^TestKilled$")
 				child.Env = append(os.Environ(), killedLog+"="+path, killedDoes+"="+does)
 				if err := child.Start(); err != nil {
 					t.Fatal(err)
 				}
-				time.Sleep(time.Duration(20+rand.IntN(150)) * time.Millisecond)
+				time.Sleep(time.Duration(20+rand.IntN(150+10*n)) * time.Millisecond)
 				if err := child.Process.Kill(); err != nil {
 					t.Fatal(err)
 				}
@@ -68,9 +68,6 @@ func TestKilled(t *testing.T) {
 				}
 				epoch = c.Epoch
 				mustClose(t, s)
-			}
-			if does == "restore" && epoch == 0 {
-				t.Error("no restore came to its end")
 			}
 			if aside, _ := filepath.Glob(path + ".before-restore-*"); does == "restore" && len(aside) < int(epoch) {
 				t.Errorf("%d restores kept %d files", epoch, len(aside))
