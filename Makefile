@@ -1,11 +1,13 @@
 VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS   := -s -w -X github.com/hallpass-ssh/hallpass/internal/version.Version=$(VERSION)
 FUZZTIME  ?= 10s
+ROUNDS    ?= soak
+FAULT     ?= F
 BUF       := go tool -modfile=tools-buf.mod buf
 LINT      := go tool -modfile=tools-lint.mod golangci-lint
 PROMCHECK := go run -modfile=tools-promql.mod scripts/promcheck.go
 
-.PHONY: all build test race fuzz e2e lint generate bench demo
+.PHONY: all build test race fuzz e2e soak lint generate bench demo
 all: build lint test
 
 build: # the same commit gives the same bytes
@@ -21,9 +23,13 @@ race: # test has looked for races once: look again, in other orders and on other
 fuzz: # every fuzz target, FUZZTIME each
 	scripts/fuzz $(FUZZTIME)
 
-e2e: # the scenarios with the full number of fault rounds
+e2e: # the scenarios, with more rounds of each fault, and more random policies
 	scripts/install-deps test
 	HALLPASS_LONG=1 go test -count=1 -timeout 60m -v ./e2e/...
+
+soak: # every fault as often as before a release, or ROUNDS times; FAULT=F03 for some of them. Prints what each came to
+	scripts/install-deps test
+	HALLPASS_ROUNDS=$(ROUNDS) go test -count=1 -timeout 24h -v -run 'TestFaults/^$(FAULT)' ./e2e/faults
 
 lint:
 	$(BUF) lint && $(BUF) format --diff --exit-code

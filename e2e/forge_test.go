@@ -14,11 +14,14 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// forge is `forge FILE`: whoever holds the key of the log, while the daemon is down, repeats the newest refusal in it with another
-// answer of the policy. FILE gets the index of that record.
+// hostileText is for a terminal (a title, a bell, the direction of writing, lines), a web page, and a spreadsheet.
+const hostileText = "=1+1\x1b]0;owned\a\u202e\u009b2J<script>alert(1)</script>\r\n=2+2"
+
+// forge is `forge FILE [hostile]`: whoever holds the key of the log, while the daemon is down, repeats the newest refusal in it with
+// another answer of the policy, and perhaps with texts that the core would refuse. FILE gets the index of that record.
 func forge(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: forge FILE")
+	if neg || len(args) < 1 || len(args) > 2 || len(args) == 2 && args[1] != "hostile" {
+		ts.Fatalf("usage: forge FILE [hostile]")
 	}
 	ctx := context.Background()
 	dir := filepath.Join(ts.Getenv("STACK"), "ca")
@@ -46,6 +49,9 @@ func forge(ts *testscript.TestScript, neg bool, args []string) {
 		decision := was.Decision
 		decision.Outcome, decision.Rule, decision.Message = ca.NeedsMore, "developers-on-staging", "say why"
 		decision.Needs = []ca.Need{{Kind: ca.NeedReason}}
+		if len(args) == 2 {
+			q.Request.Reason, decision.Message = hostileText, hostileText
+		}
 		forged, err := store.NewRecorder(log).Record(ctx, &ca.Attempt{
 			Caller: ca.Caller{Identity: q.Identity, Token: q.Token}, Request: q.Request, Now: q.Now, Policy: was.Policy, Decision: decision,
 			Refusal: &ca.Error{Kind: ca.Needs, Message: decision.Message, Needs: decision.Needs},

@@ -4,23 +4,27 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"fmt"
+	"os"
+	"os/exec"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
-	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
+	"github.com/hallpass-ssh/hallpass/store/storetest"
+	"go.etcd.io/bbolt"
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/proto"
 )
 
-// check holds everything that the clients were answered against the log. The daemon has ended.
+// check holds everything that the clients were answered against the log, and the log against itself. The daemon has ended.
 func (a *authority) check(t *testing.T) {
 	t.Helper()
 	records := a.verified(t)
 	outcome := map[string]uint64{} // index of the record, by subject and nonce
+	grants := 0
 	for _, r := range records {
 		d := r.GetDecided()
 		if d == nil {
@@ -31,11 +35,21 @@ func (a *authority) check(t *testing.T) {
 			t.Errorf("the records %d and %d are about the same request", other, r.GetIndex())
 		}
 		outcome[by] = r.GetIndex()
+		if len(d.GetToBeSigned()) > 0 {
+			grants++
+		}
 	}
 	s := &a.seen
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	serials := map[uint64]string{}
+	serials, received := map[uint64]string{}, map[uint64]bool{}
+	for _, g := range s.forgotten { // their records were lost, and that was accepted
+		if cert, err := g.parse(); err != nil {
+			t.Errorf("a certificate with the index %d: %v", g.index, err)
+		} else {
+			serials[cert.Serial] = g.nonce
+		}
+	}
 	for _, g := range s.granted {
 		serial, err := g.check(records)
 		if err != nil {
@@ -44,7 +58,7 @@ func (a *authority) check(t *testing.T) {
 		if nonce, ok := serials[serial]; ok && nonce != g.nonce {
 			t.Errorf("two requests got the serial %d", serial)
 		}
-		serials[serial] = g.nonce
+		serials[serial], received[g.index] = g.nonce, true
 	}
 	for _, r := range s.refused {
 		if err := r.check(records); err != nil {
@@ -56,55 +70,113 @@ func (a *authority) check(t *testing.T) {
 			t.Errorf("record %d is about a request that was answered with Unavailable", index)
 		}
 	}
+	a.records, a.unclaimed = len(records), grants-len(received)
 	t.Logf("%d records, %d certificates, %d refusals, %d times Unavailable, %d answers lost, %d of them asked for again",
 		len(records), len(s.granted), len(s.refused), len(s.unwritten), len(s.lost)+s.repeated, s.repeated)
 }
 
-// verified returns the records of the log, which must verify.
+// verified returns the records of the log. `hallpass audit verify` must find it whole, with all decisions made again and all that the
+// daemon looks up held against the records; it must go on from each state that it was in at the checks before; its pages must be in
+// order; and its head must not be ahead of it.
 func (a *authority) verified(t *testing.T) []*pb.Record {
+	t.Helper()
+	head, err := os.ReadFile(a.log() + ".head")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.past = append(a.past, '\n')
+	a.past = append(a.past, head...)
+	past := filepath.Join(t.TempDir(), "checkpoints")
+	if err := os.WriteFile(past, a.past, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if a.borrowed {
+		a.checkBorrowed(t)
+	} else if out, err := a.audit(a.log(), past); err != nil {
+		t.Errorf("the log does not verify: %v\n%s", err, out)
+	}
+	checkFile(t, a.log())
+	log, err := bolt.OpenRaw(a.log())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	signed, err := log.Checkpoint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.past = append(append(a.past, '\n'), signed...)
+	var records []*pb.Record
+	for row, err := range log.Records() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		record := &pb.Record{}
+		if err := proto.Unmarshal(row.Value, record); err != nil {
+			t.Fatal(err)
+		}
+		records = append(records, record)
+	}
+	return records
+}
+
+// audit runs `hallpass audit verify` on a file, with checkpoints that were kept elsewhere.
+func (a *authority) audit(file, checkpoints string) (output []byte, err error) {
+	key, err := audit.LoadLogKey(filepath.Join(a.dir, "keys", "log"))
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(hallpass, "audit", "verify", file, "--public-key", key.Verifier(), "--checkpoint", checkpoints)
+	cmd.Env = []string{"HOME=" + filepath.Dir(hallpass)}
+	return cmd.CombinedOutput()
+}
+
+// checkBorrowed verifies a log whose first decisions were made by no policy, but by the tests of package bolt: all but how they came
+// about.
+func (a *authority) checkBorrowed(t *testing.T) {
 	t.Helper()
 	key, err := audit.LoadLogKey(filepath.Join(a.dir, "keys", "log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := bolt.Open(a.log(), bolt.Config{LogKey: key})
+	log, err := bolt.OpenCopy(a.log(), key.Verifier())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	size, err := log.Size(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	raw, err := log.Records(t.Context(), 0, int(size))
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkpoint, err := log.Checkpoint(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := verify.Log(each(raw), checkpoint, key.Verifier()); err != nil {
-		t.Errorf("the log does not verify: %v", err)
-	}
-	records := make([]*pb.Record, len(raw))
-	for i, b := range raw {
-		records[i] = &pb.Record{}
-		if err := proto.Unmarshal(b, records[i]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return records
+	storetest.Check(t, log)
 }
 
-func each(records [][]byte) func(func([]byte, error) bool) {
-	return func(yield func([]byte, error) bool) {
-		for r := range slices.Values(records) {
-			if !yield(r, nil) {
-				return
-			}
-		}
+// checkFile looks at each page of the file with the eyes of bbolt.
+func checkFile(t *testing.T, path string) {
+	t.Helper()
+	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: 4096, ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
 	}
+	defer db.Close()
+	if err := db.View(func(tx *bbolt.Tx) error {
+		var all []error
+		for err := range tx.Check() {
+			all = append(all, err)
+		}
+		return errors.Join(all...)
+	}); err != nil {
+		t.Errorf("the pages of the log are not in order: %v", err)
+	}
+}
+
+// parse reads the certificate.
+func (g *grant) parse() (*ssh.Certificate, error) {
+	key, err := ssh.ParsePublicKey(g.certificate)
+	if err != nil {
+		return nil, err
+	}
+	cert, ok := key.(*ssh.Certificate)
+	if !ok {
+		return nil, errors.New("it is a plain key")
+	}
+	return cert, nil
 }
 
 // check holds a certificate against its record, and returns its serial.
@@ -112,14 +184,11 @@ func (g *grant) check(records []*pb.Record) (serial uint64, err error) {
 	if g.index >= uint64(len(records)) {
 		return 0, errors.New("the log has no such record")
 	}
-	d := records[g.index].GetDecided()
-	key, err := ssh.ParsePublicKey(g.certificate)
+	r := records[g.index]
+	d := r.GetDecided()
+	cert, err := g.parse()
 	if err != nil {
 		return 0, err
-	}
-	cert, ok := key.(*ssh.Certificate)
-	if !ok {
-		return 0, errors.New("it is a plain key")
 	}
 	signature, ok := bytes.CutPrefix(g.certificate, d.GetToBeSigned())
 	switch {
@@ -129,10 +198,12 @@ func (g *grant) check(records []*pb.Record) (serial uint64, err error) {
 		return cert.Serial, errors.New("it is not its record and a signature")
 	case string(d.GetAsked().GetNonce()) != g.nonce || d.GetCaller().GetSubject() != g.caller.subject:
 		return cert.Serial, errors.New("its record is about another request")
-	case cert.Serial != g.index+1:
-		return cert.Serial, errors.New("its serial does not follow from its index")
+	case cert.Serial != uint64(r.GetEpoch())<<40+g.index+1:
+		return cert.Serial, errors.New("its serial does not follow from its epoch and index")
 	case !bytes.Equal(cert.Key.Marshal(), g.caller.key.PublicKey().Marshal()):
 		return cert.Serial, errors.New("it is for another key")
+	case len(cert.ValidPrincipals) != 1 || cert.ValidPrincipals[0] != "deploy" || cert.CertType != ssh.UserCert:
+		return cert.Serial, fmt.Errorf("it is for %q, and deploy was asked for", cert.ValidPrincipals)
 	}
 	return cert.Serial, cert.SignatureKey.Verify(d.GetToBeSigned(), cert.Signature)
 }

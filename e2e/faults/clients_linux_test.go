@@ -2,6 +2,7 @@ package faults_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -34,7 +36,7 @@ import (
 // clients is how many there are at once.
 const clients = 16
 
-// users are the people behind the clients, all of them developers, and one auditor.
+// users are the people behind the clients, all of them developers, and carol, who is auditor and admin.
 func users() []devidp.User {
 	all := []devidp.User{{Name: "carol", Subject: "u-carol", Email: "carol@example.com", EmailVerified: true, Groups: []string{"security"}}}
 	for i := range clients {
@@ -57,6 +59,12 @@ type caller struct {
 // signIn gives the named user an ID token that is bound to a fresh key.
 func (a *authority) signIn(t testing.TB, name string) *caller {
 	t.Helper()
+	return a.signInAt(t, name, time.Now())
+}
+
+// signInAt is signIn at a time.
+func (a *authority) signInAt(t testing.TB, name string, at time.Time) *caller {
+	t.Helper()
 	_, private, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -73,6 +81,7 @@ func (a *authority) signIn(t testing.TB, name string) *caller {
 	}
 	digest := sha256.Sum256(append(append([]byte("hallpass nonce v1\x00"), c.nonce...), key.PublicKey().Marshal()...))
 	claims["nonce"] = base64.RawURLEncoding.EncodeToString(digest[:])
+	claims["iat"], claims["auth_time"], claims["exp"] = at.Unix(), at.Unix(), at.Add(time.Hour).Unix()
 	if c.subject, ok = claims["sub"].(string); !ok {
 		t.Fatalf("%s has no subject", name)
 	}
@@ -90,11 +99,14 @@ type request struct {
 }
 
 // ask makes a fresh request for the login deploy.
-func (c *caller) ask(host string) (*request, error) {
+func (c *caller) ask(host string) (*request, error) { return c.askAt(host, time.Now()) }
+
+// askAt is ask at a time.
+func (c *caller) askAt(host string, at time.Time) (*request, error) {
 	nonce := make([]byte, 16)
 	rand.Read(nonce)
 	body, err := proto.Marshal(&pb.CertificateRequest{
-		PublicKey: c.key.PublicKey().Marshal(), Login: "deploy", Host: host, ClientTime: timestamppb.Now(),
+		PublicKey: c.key.PublicKey().Marshal(), Login: "deploy", Host: host, ClientTime: timestamppb.New(at),
 		Nonce: nonce, ServerName: "localhost", TokenNonce: c.nonce,
 	})
 	if err != nil {
@@ -129,9 +141,16 @@ func (a *authority) connect(t testing.TB, p *process) *grpc.ClientConn {
 
 // seen is what the clients of an authority were answered.
 type seen struct {
+	// patience is how long a client waits for an answer; 0 for long.
+	patience time.Duration
+
 	mu      sync.Mutex // guards what follows
 	granted []grant
 	refused []refusal
+	// forgotten are certificates whose records were lost, and that was accepted.
+	forgotten []grant
+	// dark says that the power is about to be cut: an answer that comes now counts for nothing.
+	dark bool
 	// unwritten were answered with Unavailable: the daemon could not record them.
 	unwritten []*request
 	// lost got no answer. They are sent again, and then counted.
@@ -153,7 +172,7 @@ type refusal struct {
 
 // send sends a request and notes the answer. It says whether there was one; an answer that must not be is an error.
 func (s *seen) send(ctx context.Context, conn *grpc.ClientConn, r *request) (answered bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(s.patience, patience))
 	defer cancel()
 	ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+r.caller.token)
 	answer, err := pb.NewCertificateServiceClient(conn).Issue(ctx, r.message)
@@ -162,6 +181,10 @@ func (s *seen) send(ctx context.Context, conn *grpc.ClientConn, r *request) (ans
 	if s.changed != nil {
 		close(s.changed)
 		s.changed = nil
+	}
+	if s.dark {
+		s.lost = append(s.lost, r)
+		return false, nil
 	}
 	if err == nil {
 		s.granted = append(s.granted, grant{r, answer.GetIndex(), answer.GetCertificate()})
@@ -178,6 +201,9 @@ func (s *seen) send(ctx context.Context, conn *grpc.ClientConn, r *request) (ans
 	case info == nil && (st.Code() == codes.Unavailable || st.Code() == codes.Canceled):
 		s.lost = append(s.lost, r)
 		return false, nil
+	case st.Code() == codes.DeadlineExceeded && s.patience > 0: // the client did not wait for the answer; it asks for something else
+		s.lost = append(s.lost, r)
+		return true, nil
 	case info.GetReason() == "UNAVAILABLE":
 		s.unwritten = append(s.unwritten, r)
 		return true, nil
@@ -201,8 +227,8 @@ func (s *seen) counts() counts {
 	return counts{len(s.granted), len(s.refused), len(s.unwritten), len(s.lost)}
 }
 
-// await waits until enough of what the clients were answered, while the daemon lives.
-func (a *authority) await(t *testing.T, p *process, what string, enough func(counts) bool) {
+// reaches waits until enough of what the clients were answered, or the daemon has ended: then it says false.
+func (a *authority) reaches(t *testing.T, p *process, what string, enough func(counts) bool) bool {
 	t.Helper()
 	timeout := time.NewTimer(patience)
 	defer timeout.Stop()
@@ -215,16 +241,35 @@ func (a *authority) await(t *testing.T, p *process, what string, enough func(cou
 		changed := s.changed
 		s.mu.Unlock()
 		if enough(s.counts()) {
-			return
+			return true
 		}
 		select {
 		case <-changed:
 		case <-p.ended:
-			t.Fatalf("the daemon ended before there were %s: %v\n%s", what, p.cmd.ProcessState, last(p.output(), 4000))
+			return false
 		case <-timeout.C:
 			t.Fatalf("waited in vain for %s: %+v", what, s.counts())
 		}
 	}
+}
+
+// await waits until enough of what the clients were answered, while the daemon lives.
+func (a *authority) await(t *testing.T, p *process, what string, enough func(counts) bool) {
+	t.Helper()
+	if !a.reaches(t, p, what, enough) {
+		t.Fatalf("the daemon ended before there were %s: %v\n%s", what, p.cmd.ProcessState, last(p.output(), 4000))
+	}
+}
+
+// busy waits until every client may have had answers from this daemon, beyond those of before.
+func (a *authority) busy(t *testing.T, p *process, before counts) {
+	t.Helper()
+	a.await(t, p, "certificates and refusals", before.busier)
+}
+
+// busier says whether there were answers for every client since.
+func (c counts) busier(now counts) bool {
+	return now.granted-c.granted >= clients && now.refused-c.refused >= clients
 }
 
 // A load is clients that ask without a rest.
@@ -270,22 +315,41 @@ func (l *load) stop() {
 	l.working.Wait()
 }
 
-// repeat sends again, in the same bytes, every request that got no answer. Now all of them must get one.
+// repeat sends again, in the same bytes, every request that got no answer. Now all of them must get one. It counts those that had
+// been recorded before.
 func (a *authority) repeat(t *testing.T, p *process) {
 	t.Helper()
-	a.seen.mu.Lock()
-	lost := a.seen.lost
-	a.seen.lost = nil
-	a.seen.repeated += len(lost)
-	a.seen.mu.Unlock()
-	conn := a.connect(t, p)
-	for _, r := range lost {
-		before := a.seen.counts()
-		if _, err := a.seen.send(t.Context(), conn, r); err != nil {
+	s := &a.seen
+	s.mu.Lock()
+	lost := s.lost
+	s.lost = nil
+	s.repeated += len(lost)
+	s.mu.Unlock()
+	if len(lost) == 0 {
+		return
+	}
+	checkpoint, err := a.dial(t, p).GetCheckpoint(t.Context(), a.signIn(t, "carol").who())
+	if err != nil {
+		t.Fatal(err)
+	}
+	size := recordsIn(t, []byte(checkpoint.GetCheckpoint()))
+	conn, before := a.connect(t, p), s.counts()
+	for i, r := range lost {
+		if _, err := s.send(t.Context(), conn, r); err != nil {
 			t.Error(err)
 		}
-		if after := a.seen.counts(); after.granted+after.refused == before.granted+before.refused {
+		if after := s.counts(); after.granted+after.refused != before.granted+before.refused+i+1 {
 			t.Fatalf("a request that was sent again got no answer: %+v, %+v before", after, before)
+		}
+	}
+	for _, g := range s.granted[before.granted:] {
+		if g.index < size {
+			a.recorded++
+		}
+	}
+	for _, r := range s.refused[before.refused:] {
+		if r.index < size {
+			a.recorded++
 		}
 	}
 }
@@ -298,31 +362,39 @@ func (s *seen) doubt() {
 	s.unwritten = nil
 }
 
+// forget takes the records from size on for lost: somebody restored the log without them, and accepted that.
+func (s *seen) forget(size uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	kept := s.granted[:0:0]
+	for _, g := range s.granted {
+		if g.index < size {
+			kept = append(kept, g)
+		} else {
+			s.forgotten = append(s.forgotten, g)
+		}
+	}
+	s.granted = kept
+	s.refused = slices.DeleteFunc(s.refused, func(r refusal) bool { return r.index >= size })
+}
+
+// lightsOut makes all answers from now on count for nothing, until the lights are on again.
+func (s *seen) lightsOut(out bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.dark = out
+}
+
 // errFound ends the reading of a stream.
 var errFound = errors.New("found")
 
 // awaitRecord reads the log over the wire, as an auditor, until it has the record of a request, and returns its index.
 func (a *authority) awaitRecord(t *testing.T, p *process, r *request) (index uint64) {
 	t.Helper()
-	_, port, err := net.SplitHostPort(p.listening())
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := a.dial(t, p)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	c, err := client.Dial(ctx, client.Address{Host: "localhost", Port: port, Pin: a.pin})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer c.Close()
-	carol := a.signIn(t, "carol")
-	who := client.SignIn{
-		Token: carol.token, TokenNonce: carol.nonce, Key: carol.key.PublicKey(),
-		Sign: func(_ context.Context, namespace string, message []byte) ([]byte, error) {
-			return carol.sign(namespace, message)
-		},
-	}
-	err = c.FollowRecords(ctx, who, &pb.FollowRecordsRequest{}, func(e *pb.Entry) error {
+	err := c.FollowRecords(ctx, a.signIn(t, "carol").who(), &pb.FollowRecordsRequest{}, func(e *pb.Entry) error {
 		record := &pb.Record{}
 		if err := proto.Unmarshal(e.GetRecord(), record); err != nil {
 			return err
@@ -336,4 +408,29 @@ func (a *authority) awaitRecord(t *testing.T, p *process, r *request) (index uin
 		t.Fatalf("follow the log: %v", err)
 	}
 	return index
+}
+
+// dial connects as the tool does.
+func (a *authority) dial(t *testing.T, p *process) *client.Client {
+	t.Helper()
+	_, port, err := net.SplitHostPort(p.listening())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := client.Dial(t.Context(), client.Address{Host: "localhost", Port: port, Pin: a.pin})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// who is the caller as the tool signs in.
+func (c *caller) who() client.SignIn {
+	return client.SignIn{
+		Token: c.token, TokenNonce: c.nonce, Key: c.key.PublicKey(),
+		Sign: func(_ context.Context, namespace string, message []byte) ([]byte, error) {
+			return c.sign(namespace, message)
+		},
+	}
 }

@@ -27,26 +27,26 @@ import (
 // patience bounds every wait for something that must happen.
 const patience = 2 * time.Minute
 
-// hallpassd is the program under test.
-var hallpassd string
+// The programs under test: the daemon, and the tool, which verifies what the daemon wrote.
+var hallpassd, hallpass string
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
-// run builds the program, without the race detector: what is looked for here is not in its memory.
+// run builds the programs, without the race detector: what is looked for here is not in their memory.
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "hallpass-faults-")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "make a folder for the program:", err)
+		fmt.Fprintln(os.Stderr, "make a folder for the programs:", err)
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	hallpassd = filepath.Join(dir, "hallpassd")
-	build := exec.Command("go", "build", "-o", hallpassd, "../../cmd/hallpassd")
+	hallpassd, hallpass = filepath.Join(dir, "hallpassd"), filepath.Join(dir, "hallpass")
+	build := exec.Command("go", "build", "-o", dir, "../../cmd/hallpassd", "../../cmd/hallpass")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build hallpassd: %v\n%s", err, out)
+		fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, out)
 		return 1
 	}
 	return m.Run()
@@ -74,6 +74,7 @@ allow:
   grant: {logins: [deploy], ttl: 1h}
 roles:
   auditor: '"security" in identity.groups'
+  admin: '"security" in identity.groups'
 `
 
 // An authority is a CA: its folder, the provider that its callers sign in at, and what its clients have seen.
@@ -83,10 +84,31 @@ type authority struct {
 	roots *x509.CertPool // the TLS certificate of the daemon
 	pin   []byte         // the SHA-256 of its public key
 	seen  seen
+	disk  *disk    // that its folder is on, if it has one of its own
+	old   *history // what it once was, if a fault asks for that
+	clock *clock   // of its daemon, if that runs in this process
+	past  []byte   // checkpoints of the states that it was checked in
+	// borrowed says that its log was begun by somebody else.
+	borrowed bool
+	// recorded is how many requests that got no answer had their record all the same, as the next daemon knew.
+	recorded int
+	// What the last check found: how many records, and how many certificates that no client has received.
+	records, unclaimed int
 }
 
-// newAuthority makes a CA in dir, which must not exist or be empty.
+// newAuthority makes a CA in dir, which must not exist or be empty, whose clients may ask as often as they like.
 func newAuthority(t *testing.T, dir string) *authority {
+	t.Helper()
+	a := initAuthority(t, dir)
+	// Clients that never rest are not what the limits are for.
+	a.configure(t, func(config string) string {
+		return config + "limits: {identity_rate: 1000000, identity_burst: 1000000}\n"
+	})
+	return a
+}
+
+// initAuthority makes a CA in dir by `hallpassd init`, through wrapper if one is given, and a provider.
+func initAuthority(t *testing.T, dir string, wrapper ...string) *authority {
 	t.Helper()
 	a := &authority{dir: dir, roots: x509.NewCertPool()}
 	var err error
@@ -105,15 +127,12 @@ func newAuthority(t *testing.T, dir string) *authority {
 	if err := os.WriteFile(filepath.Join(policy, "policy.yaml"), []byte(trialPolicy), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(hallpassd, "init", "--dir", dir, "--listen", "127.0.0.1:0", "--name", "localhost",
-		"--issuer", a.idp.URL(), "--client-id", "hallpass", "--policy", policy).CombinedOutput()
+	args := append(slices.Clone(wrapper), hallpassd, "init", "--dir", dir, "--listen", "127.0.0.1:0", "--name", "localhost",
+		"--issuer", a.idp.URL(), "--client-id", "hallpass", "--policy", policy)
+	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("hallpassd init: %v\n%s", err, out)
 	}
-	// Clients that never rest are not what the limits are for.
-	a.configure(t, func(config string) string {
-		return config + "limits: {identity_rate: 1000000, identity_burst: 1000000}\n"
-	})
 	certificate := readCertificate(t, filepath.Join(dir, "tls", "cert.pem"))
 	a.roots.AddCert(certificate)
 	pin := sha256.Sum256(certificate.RawSubjectPublicKeyInfo)

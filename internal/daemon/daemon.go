@@ -73,13 +73,13 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 	d.traces = newTraces(parts.collector, cfg.Traces.Ratio, parts.logKey.ID(), d.metrics.spans, logger)
 	defer d.traces.close()
 	if err := d.assemble(ctx, parts); err != nil {
-		return err
+		return unlessAsked(ctx, err)
 	}
 	defer d.verifier.Close()
 	defer d.lists.close()
 	stopSinks, err := d.startSinks(ctx, parts)
 	if err != nil {
-		return err
+		return unlessAsked(ctx, err)
 	}
 	defer func() { err = errors.Join(err, stopSinks()) }()
 	witnesses, err := newWitnesses(cfg, logger)
@@ -101,6 +101,14 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 	}
 	logger.Info("listening", "address", listener.Addr().String(), "server_names", parts.serverNames, "version", version.String())
 	return d.serve(ctx, listener)
+}
+
+// unlessAsked returns why a start failed; nothing if it ended because it was asked to.
+func unlessAsked(ctx context.Context, err error) error {
+	if ctx.Err() != nil && (errors.Is(err, ctx.Err()) || errors.Is(err, context.Cause(ctx))) {
+		return nil
+	}
+	return err
 }
 
 // assemble connects the parts over an open log.

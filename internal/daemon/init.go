@@ -92,13 +92,39 @@ func Init(ctx context.Context, p InitParams) (*Initialised, error) {
 	if err := checkMade(tmp, made.Config); err != nil {
 		return nil, err
 	}
-	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("make %s: %w", dir, err)
-	}
-	if err := os.Rename(tmp, dir); err != nil {
+	if err := putInPlace(tmp, dir); err != nil {
 		return nil, fmt.Errorf("make %s: %w", dir, err)
 	}
 	return made, nil
+}
+
+// putInPlace gives what was made its name once all of it is on the disk. Whoever was shown the public keys hands them out, so that the
+// private ones must not be lost with the power.
+func putInPlace(tmp, dir string) error {
+	if err := filepath.WalkDir(tmp, func(name string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() && !entry.Type().IsRegular() {
+			return err
+		}
+		return syncFile(name)
+	}); err != nil {
+		return err
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return err
+	}
+	return syncFile(filepath.Dir(dir))
+}
+
+// syncFile makes a file, or the names in a folder, durable.
+func syncFile(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
 }
 
 func checkEmpty(dir string) error {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"testing"
 	"time"
@@ -96,8 +97,13 @@ func read(t testing.TB, path string) []byte {
 }
 
 // points calls at with the file as it is after each write of the commit, and in the middle of each: bbolt makes the file longer,
-// writes the pages in their order, and then one of the first two, its meta pages. Of a meta page what counts is in one sector.
+// writes the pages in their order, and then one of the first two, its meta pages. Of a meta page what counts is in one sector. When
+// the power is lost before the first sync, the disk has any of the pages, or parts of them.
 func (c commit) points(at func(name string, file []byte, committed bool)) {
+	random := rand.New(rand.NewPCG(c.size, 0))
+	for n := range subsets {
+		at(fmt.Sprintf("with some of the pages written (%d)", n), c.some(random), false)
+	}
 	file := make([]byte, len(c.after))
 	copy(file, c.before)
 	at("before the first write", file, false)
@@ -112,6 +118,21 @@ func (c commit) points(at func(name string, file []byte, committed bool)) {
 			at(fmt.Sprintf("after the write of page %d", i/page), file, meta)
 		}
 	}
+}
+
+// subsets is how many of them are tried.
+const subsets = 6
+
+// some is the file with some of the pages that the commit writes before its first sync.
+func (c commit) some(random *rand.Rand) []byte {
+	file := make([]byte, len(c.after))
+	copy(file, c.before)
+	for i := 2 * page; i < len(c.after); i += page / 8 {
+		if random.IntN(2) == 0 {
+			copy(file[i:i+page/8], c.after[i:])
+		}
+	}
+	return file
 }
 
 // TestCrashAtEachWrite opens the file as a crash leaves it at each point of each commit: every record that was acknowledged is
