@@ -198,7 +198,7 @@ func (c *CA) record(ctx context.Context, a *Attempt, cert *certificate, refusal 
 		return 0, nil, c.refuse(ctx, a, &Error{Kind: Unavailable, Message: "no randomness: try again", Err: err})
 	}
 	var fault error
-	index, err = c.Log.Record(ctx, a, func(serial uint64) ([]byte, error) {
+	index, err = c.settle(ctx, a, func(serial uint64) ([]byte, error) {
 		toBeSigned = nil
 		fault = c.guard("build certificate", func() error {
 			toBeSigned = cert.toBeSigned(serial)
@@ -237,7 +237,7 @@ func (c *CA) refuse(ctx context.Context, a *Attempt, reason error) error {
 func (c *CA) write(ctx context.Context, a *Attempt) (uint64, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	index, err := c.Log.Record(ctx, a, nil)
+	index, err := c.settle(ctx, a, nil)
 	if err == nil {
 		a.Refusal = a.Refusal.at(index, a.Decision, a.Policy)
 	}

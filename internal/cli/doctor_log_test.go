@@ -106,6 +106,10 @@ func (d *doctored) rewrite(records [][]byte) {
 				if f.Rule == audit.Holds {
 					continue
 				}
+				if f.Rule == audit.Ends {
+					delete(facts, string(f.Key))
+					continue
+				}
 				expires := make([]byte, 8)
 				if !f.Expires.IsZero() {
 					binary.BigEndian.PutUint64(expires, uint64(f.Expires.Unix()))

@@ -130,6 +130,10 @@ func (w *writer) putFact(f audit.Fact) {
 	if f.Rule == audit.Holds {
 		return
 	}
+	if f.Rule == audit.Ends { // such facts do not expire
+		must(w.bucket(factsBucket).Delete(f.Key))
+		return
+	}
 	stored := make([]byte, 8, 8+len(f.Value))
 	if !f.Expires.IsZero() {
 		binary.BigEndian.PutUint64(stored, uint64(f.Expires.Unix()))

@@ -35,12 +35,13 @@ type walk struct {
 	grants           []uint16
 	authorities      []string
 	granted, refused uint64
+	reviews          reviews
 }
 
 type authorityKey struct{ authority, key string }
 
 func newWalk(c Checkpoint, publicKey string, tree *treeHash) *walk {
-	return &walk{checkpoint: c, publicKey: publicKey, tree: tree, keys: map[authorityKey]bool{}, authorities: []string{""}}
+	return &walk{checkpoint: c, publicKey: publicKey, tree: tree, keys: map[authorityKey]bool{}, authorities: []string{""}, reviews: newReviews()}
 }
 
 // parsed is a record, and the certificate that it grants, if it does.
@@ -133,7 +134,12 @@ func (w *walk) step(place uint64, p parsed) error {
 		}
 		w.policy, w.engine = e.PolicyLoaded.GetPolicy(), e.PolicyLoaded.GetEngine()
 	case *pb.Record_Decided:
+		if err := w.reviews.decided(place, e.Decided); err != nil {
+			return err
+		}
 		return w.decided(p, e.Decided)
+	case *pb.Record_Reviewed:
+		return w.reviews.mark(place, e.Reviewed)
 	case *pb.Record_SignatureFailed:
 		if failed := e.SignatureFailed; failed.GetAuthority() == "" || w.granter(failed.GetDecided()) != failed.GetAuthority() {
 			return fmt.Errorf("it says that a signature failed, but record %d grants none by %q", e.SignatureFailed.GetDecided(), e.SignatureFailed.GetAuthority())
