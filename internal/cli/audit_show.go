@@ -35,18 +35,28 @@ func (a *app) auditShowCommand() *cobra.Command {
 				return err
 			}
 			defer conn.Close()
-			entry, err := conn.GetRecord(cmd.Context(), who, index)
+			answer, err := conn.GetRecordAndReview(cmd.Context(), who, index)
 			if err != nil {
 				return err
 			}
-			record, err := newRecordJSON(entry)
+			record, err := newRecordJSON(answer.GetEntry())
+			if err != nil {
+				return err
+			}
+			mark, err := newMarkJSON(answer.GetReviewed())
 			if err != nil {
 				return err
 			}
 			if a.json() {
-				return a.printJSON(record)
+				return a.printJSON(struct {
+					recordJSON
+					Reviewed *recordJSON `json:"reviewed,omitempty"`
+				}{record, mark})
 			}
-			return showEntry(a.out, entry, record)
+			if err := showEntry(a.out, answer.GetEntry(), record); err != nil {
+				return err
+			}
+			return showReview(a.out, answer, mark, time.Now())
 		},
 	}
 }
@@ -94,6 +104,11 @@ func showEntry(w io.Writer, entry *pb.Entry, r recordJSON) error {
 	if a := record.GetAccessRefused(); a != nil {
 		s.fact("method", a.GetMethod())
 		s.fact("from", a.GetSourceIp())
+	}
+	if e := record.GetReviewed(); e != nil {
+		s.fact("of record", strconv.FormatUint(e.GetDecided(), 10))
+		s.fact("comment", e.GetComment())
+		s.fact("from", e.GetSourceIp())
 	}
 	if p := record.GetPolicyLoaded(); p != nil {
 		s.fact("cause", p.GetCause())

@@ -38,7 +38,7 @@ type auditService struct {
 
 func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*pb.GetRecordResponse, error) {
 	var records [][]byte
-	_, err := s.authorizeFor(ctx, pb.AuditService_GetRecord_FullMethodName, func(caller ca.Caller) (own bool, err error) {
+	reader, err := s.authorizeFor(ctx, pb.AuditService_GetRecord_FullMethodName, func(caller ca.Caller) (own bool, err error) {
 		if records, err = s.cfg.Store.Records(ctx, in.GetIndex(), 1); err != nil || len(records) == 0 {
 			return false, err
 		}
@@ -59,7 +59,11 @@ func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return &pb.GetRecordResponse{Entry: entry}, nil
+	out := &pb.GetRecordResponse{Entry: entry}
+	if reader.role {
+		out.Reviewed, err = s.reviewOf(ctx, in.GetIndex())
+	}
+	return out, err
 }
 
 func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest) (*pb.ListRecordsResponse, error) {
