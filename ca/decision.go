@@ -15,6 +15,10 @@ type Rules interface {
 	Declare(Caller) (Identity, error)
 	// Decide asks the rules. It does not fail: what cannot be evaluated is refused.
 	Decide(ctx context.Context, q Question) Decision
+	// Reviews says what its review rules want to know of the past, and whether there are any.
+	Reviews() (Wants, bool)
+	// Review asks the review rules about a decision. It does not fail: a rule that cannot be evaluated asks for a review.
+	Review(ctx context.Context, s Settled) Review
 }
 
 // Question is everything that a policy may depend on.

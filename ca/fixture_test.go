@@ -234,6 +234,9 @@ type rules struct {
 	digest  byte
 	declare func(ca.Caller) (ca.Identity, error)
 	decide  func(ca.Question) ca.Decision
+	// wants and review are those of review rules; there are none if review is nil.
+	wants  ca.Wants
+	review func(ca.Settled) []ca.ReviewRule
 }
 
 func (r *rules) Ref() ca.PolicyRef {
@@ -248,6 +251,16 @@ func (r *rules) Declare(c ca.Caller) (ca.Identity, error) {
 }
 
 func (r *rules) Decide(_ context.Context, q ca.Question) ca.Decision { return r.decide(q) }
+
+func (r *rules) Reviews() (ca.Wants, bool) { return r.wants, r.review != nil }
+
+func (r *rules) Review(_ context.Context, s ca.Settled) ca.Review {
+	out := ca.Review{Rules: r.review(s), History: s.History}
+	if out.Rules != nil {
+		out.Due = s.Now.Add(time.Hour).Truncate(time.Second)
+	}
+	return out
+}
 
 // grant returns a policy that grants g to everybody, for as long as asked or as long as it can.
 func grant(g ca.Grant, change ...func(*ca.Decision)) func(ca.Question) ca.Decision {

@@ -203,7 +203,7 @@ func (c *CA) record(ctx context.Context, a *Attempt, cert *certificate, refusal 
 	}
 	began := time.Now()
 	var fault error
-	index, err = c.Log.Record(ctx, a, func(serial uint64) ([]byte, error) {
+	index, err = c.settle(ctx, a, func(serial uint64) ([]byte, error) {
 		toBeSigned = nil
 		fault = c.guard("build certificate", func() error {
 			toBeSigned = cert.toBeSigned(serial)
@@ -244,7 +244,7 @@ func (c *CA) write(ctx context.Context, a *Attempt) (uint64, error) {
 	defer c.Observer.Step(ctx, StepRecord, time.Now())
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTimeout)
 	defer cancel()
-	index, err := c.Log.Record(ctx, a, nil)
+	index, err := c.settle(ctx, a, nil)
 	if err == nil {
 		a.Refusal = a.Refusal.at(index, a.Decision, a.Policy)
 	}

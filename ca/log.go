@@ -22,6 +22,8 @@ type Attempt struct {
 	Authority string
 	// Refusal says why nothing is granted; nil for a grant.
 	Refusal *Error
+	// Review is what the review rules said; nil if there are none.
+	Review *Review
 
 	rules Rules // that decided
 }
@@ -39,6 +41,8 @@ type Recorded struct {
 	Refusal  *Error
 	Decision Decision // Outcome, Rule, Message, Needs, Environment.Name
 	Policy   PolicyRef
+	// Review is what the review rules said; nil if the record tells nothing of them.
+	Review *Review
 }
 
 // Errors of Log.Record. Nothing was written, no index was taken.
@@ -49,6 +53,8 @@ var (
 	ErrTokenUsed = errors.New("ID token already used")
 	// ErrPolicyChanged: the policy that decided is no longer in force. Decide again.
 	ErrPolicyChanged = errors.New("policy changed")
+	// ErrRefusedMeanwhile: the caller was refused after its refusals were looked up. Ask the review rules again.
+	ErrRefusedMeanwhile = errors.New("caller refused meanwhile")
 )
 
 // Log makes attempts durable. It is the only way that this package reaches storage.
@@ -59,6 +65,8 @@ var (
 // outcome is in doubt, that it may be: the caller MUST NOT sign in either case.
 type Log interface {
 	Record(ctx context.Context, a *Attempt, build func(serial uint64) ([]byte, error)) (index uint64, err error)
+	// History returns what is wanted of the past of an attempt that is about to be recorded.
+	History(ctx context.Context, a *Attempt, wants Wants) (History, error)
 	// Earlier returns what the same identity's same nonce led to, or nil.
 	Earlier(ctx context.Context, c Caller, r Request) (*Recorded, error)
 	// BoundKeys returns the SHA-256 digests of the keys that decisions bound to this identity's sign-in (auth_time) before.

@@ -13,6 +13,8 @@ import (
 	"github.com/google/cel-go/common/ast"
 	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/ext"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 )
 
 // Engine names the evaluator. Records cite it, because a replay is only as good as the engine that repeats it.
@@ -38,6 +40,7 @@ const (
 	inDeny       // no claim that may be missing
 	inRole       // identity, claims, token and now
 	inShared     // what vars ask for, their users are held to
+	inReview     // the decision too, and no claim that may be missing
 )
 
 // variable is a name that expressions may use.
@@ -70,8 +73,10 @@ var variables = []variable{
 // language is CEL with the variables of one policy.
 type language struct {
 	base, rules, roles *cel.Env
-	variables          []variable
-	claims             []claim
+	// reviews is nil until a review rule is compiled.
+	reviews   *cel.Env
+	variables []variable
+	claims    []claim
 	// words are the values that some variables can have; a comparison with any other is a mistake.
 	words map[string][]string
 	lists []list
@@ -90,6 +95,7 @@ func newLanguage(claims []claim, environments []string, lists []list, calendars 
 			"environment":      environments,
 			"identity.kind":    {"person", "workload"},
 			"request.key_type": keyTypes,
+			"decision.outcome": audit.DecisionNames(),
 		},
 	}
 	for _, c := range claims {
@@ -143,6 +149,27 @@ func (l *language) declare() error {
 	return nil
 }
 
+// env returns the environment of CEL for a use.
+func (l *language) env(where use) (*cel.Env, error) {
+	switch {
+	case where == inRole:
+		return l.roles, nil
+	case where != inReview:
+		return l.rules, nil
+	case l.reviews == nil: // all vars have compiled by now
+		var options []cel.EnvOption
+		for _, v := range slices.Concat(l.variables, reviewVariables) {
+			options = append(options, cel.Variable(v.name, v.typ))
+		}
+		env, err := l.base.Extend(options...)
+		if err != nil {
+			return nil, fmt.Errorf("set up CEL for review rules: %w", err)
+		}
+		l.reviews = env
+	}
+	return l.reviews, nil
+}
+
 // expression is a compiled expression.
 type expression struct {
 	program cel.Program
@@ -176,9 +203,9 @@ func (l *language) compile(text string, want *cel.Type, where use) (x *expressio
 
 // check is compile, which may panic where CEL has faults.
 func (l *language) check(text string, want *cel.Type, where use) (*expression, []mistake) {
-	env := l.rules
-	if where == inRole {
-		env = l.roles
+	env, err := l.env(where)
+	if err != nil {
+		return nil, []mistake{{0, err.Error()}}
 	}
 	parsed, issues := env.Parse(text)
 	if issues.Err() != nil {
@@ -209,7 +236,6 @@ func (l *language) check(text string, want *cel.Type, where use) (*expression, [
 	if m := l.estimate(env, checked, x); m != nil {
 		return nil, []mistake{*m}
 	}
-	var err error
 	x.program, err = env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(100))
 	if err != nil {
 		return nil, []mistake{{0, "cannot plan the expression: " + err.Error()}}

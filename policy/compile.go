@@ -30,6 +30,8 @@ type Policy struct {
 	denyIndex    index
 	allowIndex   index
 	signposts    signposts
+	review       []*rule // by name
+	wants        ca.Wants
 	roles        map[string]*expression
 	lists        []list      // by name
 	calendars    []*calendar // by name
@@ -37,7 +39,7 @@ type Policy struct {
 	lang         *language   // for explanations, which compile a condition again in parts
 }
 
-// rule is a deny rule or an allow rule.
+// rule is a deny rule, an allow rule or a review rule.
 type rule struct {
 	name string
 	// owner answers for the rule.
@@ -48,12 +50,14 @@ type rule struct {
 	when *expression
 	// text is the source of when.
 	text string
-	// message is what a deny rule tells the caller.
+	// message is what a deny rule tells the caller, and a review rule whoever looks.
 	message string
 	// ends is the first instant at which an allow rule no longer applies; zero for never.
 	ends    time.Time
 	require requirements
 	grant   grant
+	// within is how much time a review rule leaves until somebody should look.
+	within time.Duration
 }
 
 // requirements are what an allow rule asks for besides its condition, and the caller can still do.
@@ -202,6 +206,9 @@ func (c *compiler) build() *Policy {
 		p.allow[r.name] = c.rule(r, inAllow)
 		c.checkGrant(r)
 	}
+	for _, r := range d.review {
+		p.review = append(p.review, c.rule(r, inReview))
+	}
 	for name, it := range d.roles {
 		p.roles[name] = c.expression(it, "roles."+name, cel.BoolType, inRole)
 	}
@@ -209,6 +216,7 @@ func (c *compiler) build() *Policy {
 		return nil
 	}
 	p.lang = c.lang
+	p.sealReview()
 	p.denyIndex = indexOf(slices.Collect(maps.Values(p.deny)))
 	p.allowIndex = indexOf(slices.Collect(maps.Values(p.allow)))
 	p.signposts = signpostsOf(byName(slices.Collect(maps.Values(p.allow))))

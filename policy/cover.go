@@ -122,9 +122,18 @@ func (p *Policy) watch(ctx context.Context, c *compiler, s *TestSuite) ([]*watch
 	for _, d := range c.draft.allow {
 		rules = append(rules, &watched{draft: d, allows: true, conditions: c.conditions(d, p.allow[d.name], inAllow), was: map[bool]bool{}})
 	}
+	var reviews []*watched
+	for _, d := range c.draft.review {
+		r := p.review[slices.IndexFunc(p.review, func(r *rule) bool { return r.name == d.name })]
+		reviews = append(reviews, &watched{draft: d, conditions: c.conditions(d, r, inReview), was: map[bool]bool{}})
+	}
 	for _, one := range s.Cases {
 		p.watchCase(ctx, one.question, rules)
+		if len(reviews) > 0 {
+			p.watchReview(ctx, one, reviews)
+		}
 	}
+	rules = append(rules, reviews...)
 	return rules, ctx.Err()
 }
 
@@ -150,6 +159,21 @@ func (p *Policy) watchCase(ctx context.Context, q ca.Question, rules []*watched)
 				w.shadowed++
 			}
 		}
+	}
+}
+
+// watchReview asks the review rules about the decision of a case.
+func (p *Policy) watchReview(ctx context.Context, one *TestCase, rules []*watched) {
+	ctx, cancel := context.WithTimeout(ctx, 2*maxDecision)
+	defer cancel()
+	d := p.Decide(ctx, one.question)
+	vars, err := p.settledVars(ca.Settled{Question: one.question, Decision: d, Refusal: refusalOf(d), History: one.history})
+	if err != nil {
+		return // every rule asks
+	}
+	e := p.evaluation(ctx, one.question, vars)
+	for _, w := range rules {
+		_, _ = w.ask(e) // it keeps what came of it
 	}
 }
 

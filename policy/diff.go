@@ -23,7 +23,7 @@ const (
 
 // Changed is one difference in meaning between two policies. Its JSON names are stable.
 type Changed struct {
-	// Part is "allow rule", "deny rule", "environment", "claim", "list", "calendar", "var", "role", "limits" or "policy".
+	// Part is "allow rule", "deny rule", "review rule", "environment", "claim", "list", "calendar", "var", "role", "limits" or "policy".
 	Part string `json:"part"`
 	// Name is that of the rule, environment, claim or role; empty for the others.
 	Name string `json:"name"`
@@ -104,11 +104,12 @@ const (
 	partVar         = "var"
 	partDeny        = "deny rule"
 	partAllow       = "allow rule"
+	partReview      = "review rule"
 	partRole        = "role"
 )
 
 func compareThings(a, b thing) int {
-	order := []string{partPolicy, partLimits, partEnvironment, partClaim, partList, partCalendar, partVar, partDeny, partAllow, partRole}
+	order := []string{partPolicy, partLimits, partEnvironment, partClaim, partList, partCalendar, partVar, partDeny, partAllow, partReview, partRole}
 	return cmp.Or(cmp.Compare(slices.Index(order, a.part), slices.Index(order, b.part)), strings.Compare(a.name, b.name))
 }
 
@@ -163,8 +164,11 @@ func fieldChanges(key thing, old, new []value) []Changed {
 			continue
 		}
 		c := Changed{Part: key.part, Name: key.name, Change: "changed", Field: was.field, Effect: was.effect(is)}
-		if key.part == partDeny {
+		switch key.part {
+		case partDeny:
 			c.Effect = c.Effect.opposite()
+		case partReview:
+			c.Effect = Uncertain // it lets nothing happen, and forbids nothing
 		}
 		c.Before, c.After = was.words, is.words
 		if was.listed() && len(was.words) > 0 && len(is.words) > 0 {

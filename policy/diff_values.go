@@ -139,6 +139,11 @@ func (p *Policy) things() (map[thing][]value, error) {
 		errs = append(errs, err)
 		out[thing{partAllow, r.name}] = values
 	}
+	for _, r := range d.review {
+		when, err := p.lang.conditionOf(r.whenItem.node.Value)
+		errs = append(errs, err)
+		out[thing{partReview, r.name}] = []value{when, aText("within", withinWords(r.within)), aText("message", r.message), aText("owner", r.owner)}
+	}
 	for name, it := range d.roles {
 		when, err := p.lang.conditionOf(it.node.Value)
 		errs = append(errs, err)

@@ -18,6 +18,7 @@ type draft struct {
 	environments []*environmentDraft
 	sharedTrust  bool
 	deny, allow  []*ruleDraft
+	review       []*ruleDraft
 	roles        map[string]item
 	lists        map[string]*listDraft
 	calendars    map[string]*calendarDraft
@@ -133,6 +134,7 @@ func (c *compiler) shared() []field {
 		{key: "environments", read: c.environments},
 		{key: "deny", read: func(it item) { c.list(it, "deny", c.denyRule) }},
 		{key: "allow", read: func(it item) { c.list(it, "allow", c.allowRule) }},
+		{key: "review", read: func(it item) { c.list(it, "review", c.reviewRule) }},
 		{key: "lists", read: c.lists},
 		{key: "calendars", read: c.calendars},
 		{key: "vars", read: c.vars},

@@ -38,6 +38,8 @@ type Explanation struct {
 	Missing []string `json:"missing"`
 	// Next is what to type, or whom to ask.
 	Next string `json:"next"`
+	// Review are the review rules that ask people to look at it. Explain leaves them out.
+	Review []string `json:"review,omitempty"`
 }
 
 // ExplainedRule is a rule that nearly applied.

@@ -42,6 +42,9 @@ func (x Explanation) Text(width int) string {
 	for _, missing := range x.Missing {
 		p.line(9, "missing  "+missing)
 	}
+	if len(x.Review) > 0 {
+		p.line(9, "review   by the rules "+strings.Join(x.Review, ", "))
+	}
 	p.line(9, "next     "+x.Next)
 	return strings.Join(p.lines, "\n") + "\n"
 }

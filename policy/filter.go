@@ -51,6 +51,7 @@ var recordVariables = []struct {
 	{"record.policy", cel.StringType, func(f *filtered) any { return audit.PolicyOf(f.r).GetRevision() }},
 	{"record.policy_digest", cel.StringType, func(f *filtered) any { return hex.EncodeToString(audit.PolicyOf(f.r).GetDigest()) }},
 	{"record.authority", cel.StringType, func(f *filtered) any { return f.r.GetDecided().GetAuthority() }},
+	{"record.reviews", cel.ListType(cel.StringType), func(f *filtered) any { return reviewNames(f.r) }},
 	{"record.method", cel.StringType, func(f *filtered) any { return f.r.GetAccessRefused().GetMethod() }},
 }
 
@@ -256,6 +257,15 @@ func callerKind(c *pb.Caller) string {
 	return ""
 }
 
+// reviewNames are the review rules that ask people to look at a record.
+func reviewNames(r *pb.Record) []string {
+	var names []string
+	for _, rule := range r.GetDecided().GetReview().GetRules() {
+		names = append(names, rule.GetName())
+	}
+	return names
+}
+
 // messageOf is what a caller was told.
 func messageOf(r *pb.Record) string {
 	switch e := r.GetEvent().(type) {
@@ -267,6 +277,8 @@ func messageOf(r *pb.Record) string {
 		return e.PolicyRefused.GetMessage()
 	case *pb.Record_SignatureFailed:
 		return e.SignatureFailed.GetMessage()
+	case *pb.Record_Reviewed:
+		return e.Reviewed.GetComment()
 	}
 	return ""
 }

@@ -10,13 +10,13 @@ const (
 	identityKeys = "issuer subject kind email groups claims"
 	tokenKeys    = "bound auth_time issued_at"
 	requestKeys  = "login host ttl reason rule break_glass key_type source_ip"
-	questionKeys = "identity token request lists now"
+	questionKeys = "identity token request lists history now"
 )
 
 // keyOrders are the orders of keys, by the path of their mapping: "-" is an entry of a list, "*" one of names that the author
 // chose, which keep their order.
 var keyOrders = map[string]string{
-	"":                       "version include claims limits shared_trust environments lists calendars vars deny allow roles defaults identities cases",
+	"":                       "version include claims limits shared_trust environments lists calendars vars deny allow review roles defaults identities cases",
 	"/claims/*":              "type default optional",
 	"/limits":                "max_ttl never_logins keys",
 	"/environments/*":        "hosts max_ttl authority",
@@ -25,6 +25,7 @@ var keyOrders = map[string]string{
 	"/calendars/*/windows/-": "from to",
 	"/deny/-":                "name owner when message",
 	"/allow/-":               "name owner expires when require grant",
+	"/review/-":              "name owner when within message",
 	"/allow/-/require":       "reason login_within approvals",
 	"/allow/-/grant":         "logins scope ttl force_command source_address verify_required extensions",
 	"/roles":                 "auditor admin",
@@ -37,7 +38,9 @@ var keyOrders = map[string]string{
 	"/cases/-/identity":      identityKeys,
 	"/cases/-/token":         tokenKeys,
 	"/cases/-/request":       requestKeys,
-	"/cases/-/expect":        "outcome rule ttl principals message needs",
+	"/defaults/history":      "first_use refused",
+	"/cases/-/history":       "first_use refused",
+	"/cases/-/expect":        "outcome rule ttl principals message needs review",
 }
 
 // keyRank returns the place of a key in its mapping; keys that are not known come last.

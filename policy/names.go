@@ -29,7 +29,7 @@ func (l *language) checkNames(text string, a *ast.AST, where use) *nameCheck {
 }
 
 // variableRoots are the first words of dotted variables.
-var variableRoots = []string{"identity", "request", "token", "claims", "lists", "calendars", "vars"}
+var variableRoots = []string{"identity", "request", "token", "claims", "lists", "calendars", "vars", "decision"}
 
 // explains says whether message of the checker repeats what n found.
 func (n *nameCheck) explains(message string) bool {
@@ -115,7 +115,7 @@ func (n *nameCheck) variable(at ast.Expr, chain, bound []string) {
 	if slices.Contains(n.roots, root) && len(chain) > 1 {
 		name += "." + chain[1]
 	}
-	i := slices.IndexFunc(n.l.variables, func(v variable) bool { return v.name == name })
+	i := slices.IndexFunc(n.visible(), func(v variable) bool { return v.name == name })
 	switch {
 	case slices.Contains(n.l.broken, name): // a mistake of its own
 		n.told = append(n.told, root)
@@ -129,11 +129,16 @@ func (n *nameCheck) variable(at ast.Expr, chain, bound []string) {
 	case i >= 0 && n.where == inDeny && n.l.required(name):
 		n.mistake(at, root, "a deny rule may not use %s, because a token without it would be refused everything: "+
 			"give the claim a default, or make it optional", name)
+	case i >= 0 && n.where == inReview && (n.l.required(name) || n.l.because(name, n.l.required) != ""):
+		n.mistake(at, root, "a review rule may not use %s%s: everything with a token without it would ask for review: "+
+			"give the claim a default, or make it optional", name, n.l.because(name, n.l.required))
 	case i >= 0:
 	case root == "claims" && len(chain) > 1:
 		n.mistake(at, root, "no such claim %s%s; claims are declared under claims in policy.yaml", chain[1], didYouMean(chain[1], n.known("claims.")))
 	case slices.Contains([]string{"lists", "calendars", "vars"}, root) && len(chain) > 1:
 		n.mistake(at, root, "no such variable %s: %s has no %s%s", name, root, chain[1], didYouMean(name, n.known("")))
+	case root == "decision" && n.where != inReview:
+		n.mistake(at, root, "only review rules see the decision: this is a part of how it is made")
 	case slices.Contains(n.roots, root) && len(chain) > 1:
 		n.mistake(at, root, "no such variable %s%s", name, didYouMean(name, n.known("")))
 	case slices.Contains(n.roots, root):
@@ -190,12 +195,20 @@ func (l *language) because(name string, kind func(string) bool) string {
 // known returns the variables that begin with prefix, without it.
 func (n *nameCheck) known(prefix string) []string {
 	var out []string
-	for _, v := range n.l.variables {
+	for _, v := range n.visible() {
 		if name, ok := strings.CutPrefix(v.name, prefix); ok {
 			out = append(out, name)
 		}
 	}
 	return out
+}
+
+// visible are the variables that there are for the use of the expression.
+func (n *nameCheck) visible() []variable {
+	if n.where == inReview {
+		return slices.Concat(n.l.variables, reviewVariables)
+	}
+	return n.l.variables
 }
 
 func (n *nameCheck) example(root string) string {

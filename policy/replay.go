@@ -32,6 +32,14 @@ type Replayed struct {
 	Skipped *Skip
 	// Change is what the proposed policy would do otherwise; nil for nothing.
 	Change *Change
+	Review ReplayedReview
+}
+
+// ReplayedReview says whether a decision asked for a review, and whether it would under the proposed policy.
+type ReplayedReview struct {
+	Before, After bool
+	// Unknown says that the proposed policy wants to know more of the past than was recorded.
+	Unknown bool
 }
 
 // Skip is why a decision is not compared. Its JSON names are stable.
@@ -120,7 +128,31 @@ func (p *Policy) Replay(ctx context.Context, past Past) (Replayed, error) {
 		return Replayed{Skipped: &Skip{Reason: SkipSlow}}, nil
 	}
 	holdKey(&after, past.Question, past.Recorded.ToBeSigned)
-	return Replayed{Change: changeOf(then.Decision, after)}, nil
+	return Replayed{Change: changeOf(then.Decision, after), Review: p.replayReview(ctx, past, after)}, nil
+}
+
+// replayReview asks the review rules about what the decision would be.
+func (p *Policy) replayReview(ctx context.Context, past Past, after ca.Decision) ReplayedReview {
+	was := past.Recorded.Review
+	out := ReplayedReview{Before: was != nil && len(was.Rules) > 0}
+	if len(p.review) == 0 {
+		return out
+	}
+	s := ca.Settled{Question: past.Question, Decision: after, Refusal: refusalOf(after)}
+	if was != nil {
+		s.History = was.History
+	}
+	if after.Outcome != ca.Allow {
+		s.History.FirstUse = new(false)
+	} else if after.Rule != past.Recorded.Decision.Rule {
+		s.History.FirstUse = nil // it is of another rule
+	}
+	if p.wants.FirstUse && s.History.FirstUse == nil || p.wants.Refusals && s.History.Refused == nil {
+		out.Unknown = true
+		return out
+	}
+	out.After = len(p.Review(ctx, s).Rules) > 0
+	return out
 }
 
 // unrecorded returns a claim that p declares and that was not recorded under the policy then; empty if there is none.

@@ -33,6 +33,11 @@ type ReplaySummary struct {
 	Loses    uint64 `json:"loses"`
 	Regrants uint64 `json:"grants_differ"`
 	Refuses  uint64 `json:"refusals_differ"`
+	// ReviewsBefore is how many of those compared asked for a review, ReviewsAfter how many would. ReviewsUnknown are those of which
+	// that cannot be told, because the proposed policy wants to know more of the past than was recorded.
+	ReviewsBefore  uint64 `json:"reviews_before"`
+	ReviewsAfter   uint64 `json:"reviews_after"`
+	ReviewsUnknown uint64 `json:"reviews_unknown"`
 	// NotReproduced is how many decisions their own policy does not make again. An alarm.
 	NotReproduced uint64        `json:"not_reproduced"`
 	Alarms        []ReplayAlarm `json:"alarms"`
@@ -146,6 +151,14 @@ func (s *ReplaySummary) Add(index uint64, past Past, r Replayed) {
 	}
 	s.Decisions++
 	s.Compared++
+	for _, count := range []struct {
+		is bool
+		n  *uint64
+	}{{r.Review.Before, &s.ReviewsBefore}, {r.Review.After, &s.ReviewsAfter}, {r.Review.Unknown, &s.ReviewsUnknown}} {
+		if count.is {
+			*count.n++
+		}
+	}
 	if r.Change != nil {
 		s.change(index, past.Question.Identity, r.Change)
 	}
@@ -251,6 +264,9 @@ func (s *ReplaySummary) Merge(next *ReplaySummary) {
 	s.Loses += next.Loses
 	s.Regrants += next.Regrants
 	s.Refuses += next.Refuses
+	s.ReviewsBefore += next.ReviewsBefore
+	s.ReviewsAfter += next.ReviewsAfter
+	s.ReviewsUnknown += next.ReviewsUnknown
 	s.Changed = s.Gains + s.Loses + s.Regrants + s.Refuses
 	for _, key := range slices.Sorted(maps.Keys(next.changes)) { // in order, so that the same log gives the same summary
 		s.mergeGroup(next.changes[key])

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
 )
@@ -33,7 +34,8 @@ type Reproduction struct {
 
 // Difference is one thing that came out otherwise. Its JSON names are stable.
 type Difference struct {
-	// What is "outcome", "rule", "environment", "needs", "authority", "policy" or "certificate".
+	// What is "outcome", "rule", "environment", "needs", "authority", "policy", "certificate", or, of what the review rules said,
+	// "review", "due" or "history".
 	What     string `json:"what"`
 	Recorded string `json:"recorded"`
 	Now      string `json:"now"`
@@ -69,6 +71,9 @@ func (p *Policy) Reproduce(ctx context.Context, q ca.Question, was *ca.Recorded)
 	compare("rule", was.Decision.Rule, d.Rule)
 	compare("environment", was.Decision.Environment.Name, d.Environment.Name)
 	compare("needs", needsWords(was.Decision.Needs), needsWords(d.Needs))
+	for _, r := range p.ReproduceReview(ctx, q, was) {
+		compare(r.What, r.Recorded, r.Now)
+	}
 	if was.Refusal != nil {
 		return out
 	}
@@ -88,5 +93,60 @@ func needsWords(needs []ca.Need) string {
 		words = append(words, needWords(need))
 	}
 	slices.Sort(words)
+	return strings.Join(words, ", ")
+}
+
+// ReproduceReview asks the review rules again, about a decision as it is recorded, and says what comes out otherwise. It is for the
+// policy whose rules were asked. Where an expression ran out of time, nothing is compared.
+func (p *Policy) ReproduceReview(ctx context.Context, q ca.Question, was *ca.Recorded) []Difference {
+	recorded := ca.Review{}
+	if was.Review != nil {
+		recorded = *was.Review
+	}
+	var out []Difference
+	compare := func(what, recorded, now string) {
+		if recorded != now {
+			out = append(out, Difference{what, recorded, now})
+		}
+	}
+	wants := ca.Wants{FirstUse: p.wants.FirstUse && was.Refusal == nil, Refusals: p.wants.Refusals}
+	compare("history", historyWords(ca.Wants{FirstUse: recorded.History.FirstUse != nil, Refusals: recorded.History.Refused != nil}), historyWords(wants))
+	now := p.Review(ctx, ca.Settled{Question: q, Decision: was.Decision, Refusal: was.Refusal, History: recorded.History})
+	if slowReview(recorded) || slowReview(now) {
+		return out
+	}
+	compare("review", reviewWords(recorded), reviewWords(now))
+	if len(out) == 0 && !recorded.Due.Equal(now.Due) {
+		compare("due", recorded.Due.Format(time.RFC3339), now.Due.Format(time.RFC3339))
+	}
+	return out
+}
+
+func slowReview(r ca.Review) bool {
+	return slices.ContainsFunc(r.Rules, func(r ca.ReviewRule) bool { return r.Failed == errSlow.Error() })
+}
+
+// reviewWords list the rules that ask for a review.
+func reviewWords(r ca.Review) string {
+	var words []string
+	for _, rule := range r.Rules {
+		word := rule.Name
+		if rule.Message != "" {
+			word += " (" + rule.Message + ")"
+		}
+		words = append(words, word)
+	}
+	return strings.Join(words, ", ")
+}
+
+// historyWords name what review rules know of the past.
+func historyWords(w ca.Wants) string {
+	var words []string
+	if w.FirstUse {
+		words = append(words, "first use")
+	}
+	if w.Refusals {
+		words = append(words, "refusals")
+	}
 	return strings.Join(words, ", ")
 }

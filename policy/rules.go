@@ -45,7 +45,7 @@ func (c *compiler) allowRule(it item) {
 	}
 }
 
-// ruleFields are what deny and allow rules have in common.
+// ruleFields are what all rules have in common.
 func (c *compiler) ruleFields(d *ruleDraft) []field {
 	return []field{
 		{key: "name", read: func(it item) { d.name = c.ruleName(it) }},
@@ -63,7 +63,7 @@ func (c *compiler) ruleName(it item) string {
 	if !isRuleName(s) {
 		c.errorf(it, "a rule is named by small letters, digits and . _ -, at most 64, not %q", s)
 	}
-	for _, other := range slices.Concat(c.draft.deny, c.draft.allow) {
+	for _, other := range slices.Concat(c.draft.deny, c.draft.allow, c.draft.review) {
 		if other.name == s {
 			c.errorf(it, "the rule name %s is taken: also in %s, line %d", s, other.at.src.name, other.at.node.Line)
 		}

@@ -163,7 +163,8 @@ func (l *language) asksOf(e ast.Expr) []string {
 	seen := map[string]bool{}
 	ast.PreOrderVisit(e, ast.NewExprVisitor(func(e ast.Expr) {
 		name := identOf(e)
-		if !slices.ContainsFunc(l.variables, func(v variable) bool { return v.name == name }) {
+		known := func(v variable) bool { return v.name == name }
+		if !slices.ContainsFunc(l.variables, known) && !slices.ContainsFunc(reviewVariables, known) {
 			return
 		}
 		seen[name] = true

@@ -29,6 +29,7 @@ type TestCase struct {
 	Line, Column int
 
 	question ca.Question
+	history  ca.History
 	outcome  check
 	checks   []check // of a decision with the right outcome
 }
@@ -86,6 +87,7 @@ type described struct {
 	issueAge time.Duration
 	request  ca.Request
 	lists    describedLists
+	history  describedHistory
 	now      time.Time
 }
 
@@ -160,7 +162,7 @@ func (r *suiteReader) testCase(it item) {
 	if expect.node != nil {
 		r.expect(expect, c)
 	}
-	c.question = d.question()
+	c.question, c.history = d.question(), d.history.at(d.now)
 	r.suite.Cases = append(r.suite.Cases, c)
 }
 

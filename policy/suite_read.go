@@ -20,6 +20,7 @@ func (r *suiteReader) questionFields(d *described) []field {
 		{key: "token", read: func(it item) { r.token(it, d) }},
 		{key: "request", read: func(it item) { r.request(it, &d.request) }},
 		{key: "lists", read: func(it item) { r.describedLists(it, r.policy, d.lists) }},
+		{key: "history", read: func(it item) { r.history(it, &d.history) }},
 		{key: "now", read: func(it item) { d.now = r.instant(it, "now") }},
 	}
 }
@@ -276,6 +277,10 @@ func (r *suiteReader) expectFields(c *TestCase, only map[string]item) []field {
 			expect(it, func(_ ca.Question, d ca.Decision) string {
 				return differs("needs", strings.Join(needNames(d.Needs), ", "), s, "")
 			})
+		}},
+		{key: "review", read: func(it item) {
+			s := r.reviewers(it)
+			expect(it, func(q ca.Question, d ca.Decision) string { return r.policy.expectReview(q, d, c.history, s) })
 		}},
 	}
 }

@@ -50,6 +50,9 @@ func (p *Policy) asked() map[string]bool {
 			}
 		}
 	}
+	for _, r := range p.review {
+		add(r.when)
+	}
 	for _, x := range p.roles {
 		add(x)
 	}

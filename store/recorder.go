@@ -60,6 +60,8 @@ func (r *Recorder) record(ctx context.Context, a *ca.Attempt, build func(serial 
 	if err != nil {
 		return 0, unavailable(err)
 	}
+	counted := refusalsExpected(a)
+	expect = append(expect, counted...)
 	blobs := [][]byte{snapshot.blob}
 	if lists := audit.Lists(a.Lists); lists != nil {
 		blobs = append(blobs, lists)
@@ -92,6 +94,9 @@ func (r *Recorder) record(ctx context.Context, a *ca.Attempt, build func(serial 
 		return 0, &ca.Error{Kind: ca.Unavailable, Message: fmt.Sprintf("the CA key %q is not listed in the log", a.Authority), Err: err}
 	case errors.Is(err, ErrExpect):
 		r.forget(a.Caller.Identity)
+		if counted != nil {
+			return 0, ca.ErrRefusedMeanwhile
+		}
 		return 0, errMeanwhile
 	case buildErr != nil && errors.Is(err, buildErr):
 		return 0, err

@@ -44,10 +44,12 @@ func (a *countingAgent) Sign(key ssh.PublicKey, data []byte) (*ssh.Signature, er
 	return a.Agent.Sign(key, data)
 }
 
-// Ref, Declare and Decide make a core a hostile ca.Rules.
+// Ref, Declare, Decide, Reviews and Review make a core a hostile ca.Rules.
 func (c *core) Ref() ca.PolicyRef                               { return ca.PolicyRef{Digest: [32]byte{1}} }
 func (c *core) Declare(caller ca.Caller) (ca.Identity, error)   { return caller.Identity, nil }
 func (c *core) Decide(context.Context, ca.Question) ca.Decision { return c.decision }
+func (c *core) Reviews() (ca.Wants, bool)                       { return ca.Wants{}, false }
+func (c *core) Review(context.Context, ca.Settled) ca.Review    { return ca.Review{} }
 
 func newCore(t testing.TB, k *keys) *core {
 	t.Helper()

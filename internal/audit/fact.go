@@ -34,14 +34,21 @@ import (
 //	erased/<snapshot digest>               Set    index, 8 bytes    IdentityErased                     never
 //	archived/<before, 8 bytes>             New    index, 8 bytes    Archived                           never
 //	snap/<id>                              Set    empty             IdentityErased                     never
+//	used/<rule>                            Set    empty             Decided, granted                   never
+//	refusals/<id>                          Set    times, 8 each     Decided, refused, under a policy   never
+//	                                                                that wants to know
+//	review/<due, 8 bytes>/<index, 8 bytes> Set    <id>              Decided, if a rule asks            never
+//	review/<due, 8 bytes>/<index, 8 bytes> Ends   <id> of reviewer  Reviewed                           -
+//	reviewed/<index, 8 bytes>              New    index, 8 bytes    Reviewed                           never
 //	policy                                 Holds  policy ref        Decided, granted                   -
 //	authority/<name>/<SHA-256 of key>      Holds  "listed"          Decided, granted                   -
 //
 // Those of many records together are in Index: they follow from the records of a block. What stood when records were archived, and
 // does not follow from those that stayed, is carried over in blobs that Archived cites.
 //
-// A policy ref is the digest, a byte that is 1 for dirty, and the revision. Nothing is derived from a request that is not proven
-// but the snapshot of its caller: whoever steals a token must not be able to use up nonces or bind keys with it.
+// A policy ref is the digest, a byte that is 1 for dirty, and the revision. In the key of an open review, the bits of the due time
+// are flipped, so that what is due first is found first. Nothing is derived from a request that is not proven but the snapshot of its
+// caller and that it was refused: whoever steals a token must not be able to use up nonces or bind keys with it.
 type Fact struct {
 	Key   []byte
 	Value []byte
@@ -51,7 +58,7 @@ type Fact struct {
 }
 
 // FactsVersion is that of the function from records to facts, and of how they are stored. 1 had the index as the value of bound/, 2
-// stored those that expire among the others.
+// had no used/, and stored those that expire among the others.
 const FactsVersion = 3
 
 // FactRule says what must hold when a fact is written.
@@ -67,6 +74,8 @@ const (
 	Set
 	// Holds: the key must have this value already. Nothing is written.
 	Holds
+	// Ends: the key must have a value already, and not this one. The fact is removed.
+	Ends
 )
 
 // Allows says whether a fact with this rule may join one that stands with value; nil if none stands.
@@ -80,6 +89,8 @@ func (f Fact) Allows(value []byte) bool {
 		return true
 	case Holds:
 		return value != nil && bytes.Equal(value, f.Value)
+	case Ends:
+		return value != nil && !bytes.Equal(value, f.Value)
 	}
 	return false
 }

@@ -50,6 +50,8 @@ func Facts(r *pb.Record) ([]Fact, error) {
 		return callerFacts(e.BackupTaken.GetCaller()), nil
 	case *pb.Record_Archived:
 		return []Fact{{Key: ArchivedFact(e.Archived.GetBefore()), Value: number(r.GetIndex()), Rule: New}}, nil
+	case *pb.Record_Reviewed:
+		return reviewedFacts(e.Reviewed, r.GetIndex()), nil
 	case *pb.Record_SignatureFailed, *pb.Record_StrangersCounted:
 		return nil, nil
 	}
@@ -63,7 +65,7 @@ func callerFacts(c *pb.Caller) []Fact {
 
 func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
 	c, token, asked := d.GetCaller(), d.GetToken(), d.GetAsked()
-	facts := callerFacts(c)
+	facts := append(callerFacts(c), reviewFacts(d, index)...)
 	if !d.GetProven() {
 		return facts, nil
 	}
@@ -91,6 +93,7 @@ func decidedFacts(d *pb.Decided, index uint64) ([]Fact, error) {
 		return nil, fmt.Errorf("record %d: %w", index, err)
 	}
 	return append(facts,
+		Fact{Key: UsedFact(d.GetDecision().GetRule()), Value: []byte{}, Rule: Set},
 		Fact{Key: []byte(PolicyFact), Value: PolicyValue(policyFromProto(d.GetPolicy())), Rule: Holds},
 		Fact{Key: AuthorityFact(d.GetAuthority(), authority), Value: []byte(listed), Rule: Holds},
 	), nil

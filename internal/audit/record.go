@@ -121,6 +121,8 @@ func check(r *pb.Record) error {
 			return err
 		}
 		return checkCaller(a.GetCaller())
+	case *pb.Record_Reviewed:
+		return checkReviewed(e.Reviewed, r.GetIndex())
 	case *pb.Record_Restored, *pb.Record_IdentityErased, *pb.Record_BackupTaken, *pb.Record_Archived:
 		return checkKept(r)
 	case nil:
@@ -153,6 +155,9 @@ func checkDecided(d *pb.Decided, serial uint64) error {
 		}
 	}
 	if err := checkFetched(d); err != nil {
+		return err
+	}
+	if err := checkReview(d); err != nil {
 		return err
 	}
 	asked, token := d.GetAsked(), d.GetToken()
@@ -224,6 +229,8 @@ func CallerOf(r *pb.Record) *pb.Caller {
 		return e.IdentityErased.GetCaller()
 	case *pb.Record_BackupTaken:
 		return e.BackupTaken.GetCaller()
+	case *pb.Record_Reviewed:
+		return e.Reviewed.GetCaller()
 	}
 	return nil
 }

@@ -29,7 +29,12 @@ const (
 	FieldPolicy
 	// FieldSource is the address that a call came from.
 	FieldSource
+	// FieldReview is ReviewAsked, for a decision that asks for review.
+	FieldReview
 )
+
+// ReviewAsked is the only value of FieldReview.
+const ReviewAsked = "asked"
 
 // Granted is the value of FieldDecision for a certificate.
 const Granted = "granted"
@@ -50,8 +55,8 @@ func TermOf(f Field, value string) Term {
 // Terms returns what a record that Parse returned is looked up by. The email of a caller is not among it: that is in the identity
 // snapshot, which may be erased, and must not live on in an index.
 func Terms(r *pb.Record) []Term {
-	terms := make([]Term, 0, 9)
-	for f := FieldEvent; f <= FieldSource; f++ {
+	terms := make([]Term, 0, 10)
+	for f := FieldEvent; f <= FieldReview; f++ {
 		if value := Value(r, f); value != "" {
 			terms = append(terms, TermOf(f, value))
 		}
@@ -82,7 +87,14 @@ func Value(r *pb.Record, f Field) string {
 		if d := r.GetDecided(); d != nil {
 			return d.GetAsked().GetSourceIp()
 		}
+		if reviewed := r.GetReviewed(); reviewed != nil {
+			return reviewed.GetSourceIp()
+		}
 		return r.GetAccessRefused().GetSourceIp()
+	case FieldReview:
+		if AsksReview(r) {
+			return ReviewAsked
+		}
 	}
 	return ""
 }

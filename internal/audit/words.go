@@ -40,6 +40,7 @@ func Decided(a *ca.Attempt, snapshot [32]byte, toBeSigned []byte) *Event {
 	if a.Refusal == nil {
 		d.Authority = Text(a.Authority)
 	}
+	d.Review = reviewToProto(a)
 	return &Event{Event: &pb.Record_Decided{Decided: d}}
 }
 
@@ -60,6 +61,7 @@ func Recorded(r *pb.Record) *ca.Recorded {
 			Environment: ca.Environment{Name: d.GetDecision().GetEnvironment()},
 		},
 	}
+	out.Review = reviewFromProto(d)
 	copy(out.Digest[:], d.GetAsked().GetDigest())
 	for _, n := range d.GetDecision().GetNeeds() {
 		out.Decision.Needs = append(out.Decision.Needs, ca.Need{Kind: ca.NeedKind(n.GetKind()), LoginWithin: n.GetLoginWithin().AsDuration()})

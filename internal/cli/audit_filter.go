@@ -23,6 +23,7 @@ type recordFilter struct {
 	since, until, between string
 	issuer, subject       string
 	mine                  bool
+	review                string
 	request               *pb.ListRecordsRequest
 }
 
@@ -56,6 +57,8 @@ func (f *recordFilter) flags(cmd *cobra.Command) {
 	flags.BoolVar(&f.mine, "mine", false, "only records about you")
 	complete(cmd, "decision", audit.DecisionNames()...)
 	complete(cmd, "event", audit.EventNames()...)
+	flags.StringVar(&f.review, "review", "", "only decisions that ask for review: asked for all, open for those nobody looked at, done for the others")
+	complete(cmd, "review", "asked", "open", "done")
 }
 
 // args lets the second time of --between stand by itself.
@@ -76,6 +79,12 @@ func (f *recordFilter) read(cmd *cobra.Command, now time.Time) (*pb.ListRecordsR
 	q.Issuer, q.Subject, q.Scope = f.issuer, f.subject, pb.RecordScope_RECORD_SCOPE_ALLOWED
 	if f.mine {
 		q.Scope = pb.RecordScope_RECORD_SCOPE_OWN
+	}
+	if f.review != "" {
+		state, known := pb.ReviewState_value["REVIEW_STATE_"+strings.ToUpper(f.review)]
+		if q.Review = pb.ReviewState(state); !known || state == 0 {
+			return nil, usageError(cmd, fmt.Errorf("--review is asked, open or done, not %q", f.review))
+		}
 	}
 	for i, d := range q.Decisions {
 		q.Decisions[i] = strings.ToLower(d)

@@ -189,6 +189,7 @@ var csvColumns = []struct {
 	{"source", func(r recordJSON) string { return r.Source }},
 	{"reason", func(r recordJSON) string { return r.Reason }},
 	{"message", func(r recordJSON) string { return r.Message }},
+	{"reviews", func(r recordJSON) string { return strings.Join(r.Reviews, " ") }},
 }
 
 func (c *recordCSV) header() error {

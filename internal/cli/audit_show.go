@@ -13,6 +13,7 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
+	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/spf13/cobra"
 	"golang.org/x/crypto/ssh"
@@ -33,18 +34,32 @@ func (a *app) auditShowCommand() *cobra.Command {
 			if err != nil {
 				return usageError(cmd, fmt.Errorf("%q is not the index of a record", args[0]))
 			}
-			entry, err := a.getEntry(cmd, index, file, f)
+			answer, err := a.getRecord(cmd, index, file, f)
 			if err != nil {
 				return err
 			}
-			record, err := newRecordJSON(entry)
+			record, err := newRecordJSON(answer.GetEntry())
+			if err != nil {
+				return err
+			}
+			mark, err := newMarkJSON(answer.GetReviewed())
 			if err != nil {
 				return err
 			}
 			if a.json() {
-				return a.printJSON(record)
+				return a.printJSON(struct {
+					recordJSON
+					Reviewed *recordJSON `json:"reviewed,omitempty"`
+				}{record, mark})
 			}
-			return showEntry(a.out, entry, record)
+			if err := showEntry(a.out, answer.GetEntry(), record); err != nil {
+				return err
+			}
+			now := time.Now()
+			if file != "" {
+				now = time.Time{} // whoever reviewed it later is not in the copy
+			}
+			return showReview(a.out, answer, mark, now)
 		},
 	}
 	cmd.Flags().StringVar(&file, "log", "", "look into this copy or archive of the log instead of asking the CA")
@@ -52,15 +67,15 @@ func (a *app) auditShowCommand() *cobra.Command {
 	return cmd
 }
 
-// getEntry asks the CA for a record, or looks for it in a copy of the log.
-func (a *app) getEntry(cmd *cobra.Command, index uint64, file string, f logFlags) (*pb.Entry, error) {
+// getRecord asks the CA for a record, or looks for it in a copy of the log.
+func (a *app) getRecord(cmd *cobra.Command, index uint64, file string, f logFlags) (*pb.GetRecordResponse, error) {
 	if file == "" {
 		conn, who, err := a.dial(cmd.Context())
 		if err != nil {
 			return nil, err
 		}
 		defer conn.Close()
-		return conn.GetRecord(cmd.Context(), who, index)
+		return conn.GetRecordAndReview(cmd.Context(), who, index)
 	}
 	key, err := a.logKey(cmd, f)
 	if err != nil {
@@ -71,7 +86,16 @@ func (a *app) getEntry(cmd *cobra.Command, index uint64, file string, f logFlags
 		return nil, err
 	}
 	defer log.Close()
-	return provenEntry(cmd.Context(), log, index, file)
+	answer := &pb.GetRecordResponse{}
+	if answer.Entry, err = provenEntry(cmd.Context(), log, index, file); err != nil {
+		return nil, err
+	}
+	mark, err := store.ReviewOf(cmd.Context(), log, index)
+	if err != nil || mark == nil {
+		return answer, err
+	}
+	answer.Reviewed = &pb.Entry{Record: mark}
+	return answer, nil
 }
 
 // sheet is a record as facts in sections.
@@ -117,6 +141,11 @@ func showEntry(w io.Writer, entry *pb.Entry, r recordJSON) error {
 	if a := record.GetAccessRefused(); a != nil {
 		s.fact("method", a.GetMethod())
 		s.fact("from", a.GetSourceIp())
+	}
+	if e := record.GetReviewed(); e != nil {
+		s.fact("of record", strconv.FormatUint(e.GetDecided(), 10))
+		s.fact("comment", e.GetComment())
+		s.fact("from", e.GetSourceIp())
 	}
 	if p := record.GetPolicyLoaded(); p != nil {
 		s.fact("cause", p.GetCause())

@@ -39,6 +39,8 @@ allow:
   when: environment == "prod" && "sre" in identity.groups
   require: {reason: true}
   grant: {logins: [deploy], scope: host, ttl: 1h}
+review:
+- {name: first-on-prod, when: environment == "prod" && decision.first_use}
 `
 
 // The records of the real log: grants of alice on staging, one of bob on prod, and a refusal.
@@ -329,6 +331,23 @@ func TestVerifyNamesTheFirstBadRecord(t *testing.T) {
 		{"a refusal that the policy does not lead to", func(d *doctored) {
 			d.doctor(l.refusal, func(r *pb.Record) { r.GetDecided().Asked.Host = "app1.staging.example.com" })
 		}, l.refusal, `outcome "deny" is recorded, "allow" follows`},
+		{"a review that the policy asks for left out", func(d *doctored) {
+			d.doctor(l.prod, func(r *pb.Record) { r.GetDecided().Review.Rules, r.GetDecided().Review.Due = nil, nil })
+		}, l.prod, `review "" is recorded, "first-on-prod" follows`},
+		{"all of a review left out", func(d *doctored) {
+			d.doctor(l.prod, func(r *pb.Record) { r.GetDecided().Review = nil })
+		}, l.prod, `history "" is recorded, "first use" follows`},
+		{"a review that the policy does not ask for", func(d *doctored) {
+			d.doctor(l.refusal, func(r *pb.Record) {
+				r.GetDecided().Review = &pb.Review{Rules: []*pb.ReviewRule{{Name: "first-on-prod"}}, Due: r.GetTime()}
+			})
+		}, l.refusal, `review "first-on-prod" is recorded, "" follows`},
+		{"an open review forgotten", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				open, _ := tx.Bucket([]byte("facts")).Cursor().Seek([]byte(audit.ReviewPrefix))
+				return tx.Bucket([]byte("facts")).Delete(open)
+			})
+		}, l.prod, "which follows from it, is not stored"},
 		{"a nonce used twice", func(d *doctored) {
 			records := d.records()
 			first := &pb.Record{}

@@ -106,6 +106,10 @@ func (d *doctored) rewrite(records [][]byte) {
 				if f.Rule == audit.Holds {
 					continue
 				}
+				if f.Rule == audit.Ends {
+					delete(facts, string(f.Key))
+					continue
+				}
 				facts[string(f.Key)] = f
 			}
 		}

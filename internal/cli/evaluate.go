@@ -34,10 +34,15 @@ func (e *evaluator) evaluate(r *pb.Record) error {
 		return err
 	}
 	was := audit.Recorded(r)
-	if was.Decision.Outcome == 0 {
-		return nil // refused before a policy was asked
+	before := was.Decision.Outcome == 0 // refused before a policy was asked
+	ref := r.GetDecided().GetPolicy()
+	if ref == nil {
+		ref = r.GetDecided().GetReview().GetPolicy()
 	}
-	p, err := e.policy(r.GetDecided().GetPolicy())
+	if before && ref == nil {
+		return nil
+	}
+	p, err := e.policy(ref)
 	if err != nil {
 		return err
 	}
@@ -59,12 +64,17 @@ func (e *evaluator) evaluate(r *pb.Record) error {
 	if err != nil {
 		return err
 	}
-	again := p.Reproduce(e.ctx, question, was)
-	if again.Result != policy.Different {
+	var found []policy.Difference
+	if before {
+		found = p.ReproduceReview(e.ctx, question, was)
+	} else {
+		found = p.Reproduce(e.ctx, question, was).Differences
+	}
+	if len(found) == 0 {
 		return nil
 	}
 	var differences []string
-	for _, d := range again.Differences {
+	for _, d := range found {
 		if d.What == "certificate" {
 			differences = append(differences, "its certificate is not what the decision leads to: "+d.Recorded)
 			continue
@@ -146,4 +156,5 @@ func derived(facts []audit.Fact) []verify.Fact {
 
 var rules = map[audit.FactRule]verify.Rule{
 	audit.New: verify.New, audit.Same: verify.Same, audit.Set: verify.Set, audit.Holds: verify.Holds,
+	audit.Ends: verify.Ends,
 }

@@ -167,6 +167,7 @@ func (a *app) policyExplain(cmd *cobra.Command, dir string, d described, q ca.Qu
 	}
 	q.Token = d.token(q.Identity, q.Now)
 	x := p.Explain(cmd.Context(), q)
+	x.Review = p.ReviewNames(cmd.Context(), q, x.Decision)
 	if err := cmd.Context().Err(); err != nil {
 		return err
 	}

@@ -134,6 +134,11 @@ func (a *app) policyExplainRecorded(cmd *cobra.Command, flags recordFlags, args 
 		return found.problem
 	}
 	x := found.policy.Explain(ctx, q)
+	if found.was.Review != nil {
+		for _, rule := range found.was.Review.Rules {
+			x.Review = append(x.Review, rule.Name)
+		}
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}

@@ -51,6 +51,18 @@ func replayHeadline(s *policy.ReplaySummary) string {
 	return line + ": " + grouped(s.Changed) + " would change. " + strings.Join(parts, ", ") + "."
 }
 
+// replayReviews says how many decisions people would have to look at; nothing if there are none either way.
+func replayReviews(s *policy.ReplaySummary) string {
+	if s.ReviewsBefore == 0 && s.ReviewsAfter == 0 && s.ReviewsUnknown == 0 {
+		return ""
+	}
+	line := fmt.Sprintf("Reviews asked for: %s then, %s by the new rules", grouped(s.ReviewsBefore), grouped(s.ReviewsAfter))
+	if s.ReviewsUnknown > 0 {
+		line += fmt.Sprintf("; of %s it cannot be told, because what they want to know of the past was not recorded", count(s.ReviewsUnknown, "decision"))
+	}
+	return line + "."
+}
+
 func replayTime(t time.Time) string { return t.UTC().Format("2006-01-02 15:04") }
 
 // replayGroups returns the groups of a kind that are shown, and how many decisions are in others.
@@ -150,6 +162,9 @@ func replayText(s *policy.ReplaySummary) string {
 		fmt.Fprintf(&b, "  and %s more\n", grouped(n))
 	}
 	fmt.Fprintln(&b, replayHeadline(s))
+	if line := replayReviews(s); line != "" {
+		fmt.Fprintln(&b, line)
+	}
 	for _, k := range replayKinds {
 		shown, more := replayGroups(s, k.kind)
 		if len(shown) == 0 {
@@ -194,6 +209,9 @@ func replayMarkdown(s *policy.ReplaySummary) string {
 		fmt.Fprintln(&b)
 	}
 	fmt.Fprintf(&b, "%s\n", markdownCell(replayHeadline(s)))
+	if line := replayReviews(s); line != "" {
+		fmt.Fprintf(&b, "\n%s\n", markdownCell(line))
+	}
 	for _, k := range replayKinds {
 		shown, more := replayGroups(s, k.kind)
 		if len(shown) == 0 {

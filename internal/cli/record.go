@@ -36,6 +36,9 @@ type recordJSON struct {
 	Reason      string `json:"reason,omitempty"`
 	Serial      string `json:"serial,omitempty"`
 	Message     string `json:"message,omitempty"`
+	// Reviews are the review rules that ask people to look at it, ReviewDue is until when.
+	Reviews   []string  `json:"reviews,omitempty"`
+	ReviewDue time.Time `json:"review_due,omitzero"`
 	// Detail is the event in the JSON form of its protocol message.
 	Detail json.RawMessage `json:"detail"`
 }
@@ -81,6 +84,9 @@ func (r *recordJSON) describe(record *pb.Record, event protoreflect.Message) {
 		r.Login, r.Host = e.GetAsked().GetLogin(), e.GetAsked().GetHost()
 		r.Rule, r.Environment, r.Reason = e.GetDecision().GetRule(), e.GetDecision().GetEnvironment(), e.GetAsked().GetReason()
 		r.Message = e.GetRefusal().GetMessage()
+		for _, rule := range e.GetReview().GetRules() {
+			r.Reviews, r.ReviewDue = append(r.Reviews, rule.GetName()), e.GetReview().GetDue().AsTime()
+		}
 		if len(e.GetToBeSigned()) > 0 {
 			r.Serial = strconv.FormatUint(uint64(record.GetEpoch())<<40+record.GetIndex()+1, 10)
 		}
@@ -117,6 +123,9 @@ func (r *recordJSON) describe(record *pb.Record, event protoreflect.Message) {
 		if e.GetReason() != "" {
 			r.Message += ": " + e.GetReason()
 		}
+	case *pb.Reviewed:
+		r.Who = e.GetCaller().GetSubject()
+		r.Message = fmt.Sprintf("reviewed record %d: %s", e.GetDecided(), e.GetComment())
 	case *pb.AccessRefused:
 		r.Who = e.GetCaller().GetSubject()
 		r.Message = e.GetRefusal().GetMessage()
@@ -159,6 +168,9 @@ func (r recordJSON) line() string {
 	}
 	if r.Serial != "" {
 		add("serial=" + r.Serial)
+	}
+	if len(r.Reviews) > 0 {
+		add("review=" + strings.Join(r.Reviews, ","))
 	}
 	add(r.Message)
 	text := strings.Join(strings.Fields(plain(strings.Join(what, " "))), " ")

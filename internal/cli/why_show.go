@@ -37,6 +37,8 @@ type whyJSON struct {
 	Inputs      *whyInputsJSON      `json:"inputs"`
 	Certificate *whyCertificateJSON `json:"certificate"`
 	Again       againJSON           `json:"again"`
+	// Review are the review rules that ask people to look at the decision.
+	Review []reviewRuleJSON `json:"review,omitempty"`
 }
 
 type whyPolicyJSON struct {
@@ -108,6 +110,9 @@ func newWhyJSON(f *foundDecision, again againJSON) whyJSON {
 		if source, ok := f.policy.RuleSource(out.Rule); ok {
 			out.RuleSource = &source
 		}
+	}
+	for _, rule := range d.GetReview().GetRules() {
+		out.Review = append(out.Review, reviewRuleJSON{rule.GetName(), rule.GetMessage(), rule.GetFailed()})
 	}
 	if cert, err := audit.ParseToBeSigned(d.GetToBeSigned()); err == nil { // a record with one that cannot be read is refused
 		out.Certificate = newWhyCertificate(cert, d.GetAuthority())
@@ -189,6 +194,9 @@ func (a *app) showWhy(w whyJSON) error {
 		p.add("rule", "none decided; those that came near: hallpass policy explain --record "+w.Record)
 	} else {
 		p.add("rule", w.Rule)
+	}
+	for _, rule := range w.Review {
+		p.add("review", rule.String())
 	}
 	w.Inputs.show(p)
 	if w.Certificate != nil {

@@ -132,12 +132,8 @@ func (c *Client) ListEnvironments(ctx context.Context, who SignIn) (*pb.ListEnvi
 
 // GetRecord asks for one record of the log.
 func (c *Client) GetRecord(ctx context.Context, who SignIn, index uint64) (*pb.Entry, error) {
-	ctx, err := c.prove(ctx, who, pb.AuditService_GetRecord_FullMethodName)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := c.audit.GetRecord(ctx, &pb.GetRecordRequest{Index: index})
-	return answer.GetEntry(), c.fromStatus(err)
+	answer, err := c.GetRecordAndReview(ctx, who, index)
+	return answer.GetEntry(), err
 }
 
 // ListRecords asks for a page of records, newest first.

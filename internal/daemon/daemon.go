@@ -162,7 +162,7 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		LogPublicKey: parts.logKey.Verifier(),
 		Discovery:    func() *pb.DiscoverResponse { return discovery(d.cfg, parts) },
 		Environments: d.environments, Role: d.role, RefuseAccess: d.recorder.RefuseAccess,
-		Backup: d.backup, EraseIdentity: d.recorder.EraseIdentity,
+		Backup: d.backup, EraseIdentity: d.recorder.EraseIdentity, MarkReviewed: d.recorder.MarkReviewed,
 		PolicyFiles: d.policy.files, ReloadPolicy: d.policy.reload, AcceptPolicy: d.policy.accept,
 		Where:    func(expression string) (server.Condition, error) { return condition(filters, expression) },
 		Observer: watchCalls, Now: d.cfg.Now, Logger: d.logger,

@@ -355,3 +355,32 @@ func TestOddLogs(t *testing.T) {
 		t.Errorf("cancelled: %v", err)
 	}
 }
+
+// TestReplayCountsReviews: how many decisions people had to look at, and how many they would have to under another policy.
+func TestReplayCountsReviews(t *testing.T) {
+	const asked = then + `review:
+- {name: prod, when: environment == "prod"}
+- {name: first, when: decision.first_use}
+`
+	for _, tt := range []struct {
+		name                   string
+		old, new               string
+		before, after, unknown uint64
+	}{
+		{"none before", then, strings.Replace(asked, "decision.first_use", "decision.refusals > 3", 1), 0, 0, 7},
+		{"none any more", asked, then, 4, 0, 0},
+		{"the same", asked, asked, 4, 4, 0},
+		{"one rule less", asked, strings.Replace(asked, `name: prod, when: environment == "prod"`, "name: prod, when: false", 1), 4, 2, 0},
+		{"what was not recorded", asked, strings.Replace(asked, "decision.first_use", "decision.refusals > 3", 1), 4, 0, 7},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			l := history.New(t)
+			l.Load(bundle(tt.old))
+			decisions(l)
+			s := replayed(t, l, tt.new)
+			if s.ReviewsBefore != tt.before || s.ReviewsAfter != tt.after || s.ReviewsUnknown != tt.unknown || s.Changed != 0 || s.NotReproduced != 0 {
+				t.Errorf("%d before, %d after, %d unknown; %d changed, %d not reproduced", s.ReviewsBefore, s.ReviewsAfter, s.ReviewsUnknown, s.Changed, s.NotReproduced)
+			}
+		})
+	}
+}

@@ -39,7 +39,7 @@ type auditService struct {
 
 func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*pb.GetRecordResponse, error) {
 	var record []byte
-	_, err := s.authorizeFor(ctx, pb.AuditService_GetRecord_FullMethodName, func(caller ca.Caller) (own bool, err error) {
+	reader, err := s.authorizeFor(ctx, pb.AuditService_GetRecord_FullMethodName, func(caller ca.Caller) (own bool, err error) {
 		record, err = store.Record(ctx, s.cfg.Store, in.GetIndex())
 		if errors.Is(err, store.ErrNotFound) {
 			return false, nil
@@ -61,7 +61,11 @@ func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	return &pb.GetRecordResponse{Entry: entry}, nil
+	out := &pb.GetRecordResponse{Entry: entry}
+	if reader.role {
+		out.Reviewed, err = s.reviewOf(ctx, in.GetIndex())
+	}
+	return out, err
 }
 
 func (s auditService) ListRecords(ctx context.Context, in *pb.ListRecordsRequest) (*pb.ListRecordsResponse, error) {

@@ -52,6 +52,9 @@ func (s auditService) filter(ctx context.Context, in *pb.ListRecordsRequest, out
 		func(in *pb.ListRecordsRequest, f *store.Filter) (func(*pb.Record) (bool, error), error) {
 			return nil, s.filterPolicies(ctx, in.GetPolicies(), f)
 		},
+		func(in *pb.ListRecordsRequest, f *store.Filter) (func(*pb.Record) (bool, error), error) {
+			return s.filterReviews(ctx, in.GetReview(), f)
+		},
 		func(in *pb.ListRecordsRequest, _ *store.Filter) (func(*pb.Record) (bool, error), error) {
 			return s.where(ctx, in.GetWhere(), out)
 		},

@@ -53,6 +53,8 @@ var methods = map[string]method{
 	pb.AuditService_ListIdentities_FullMethodName: {callers: auditor | admin, records: "nothing; AccessRefused"},
 	pb.AuditService_ProveRecord_FullMethodName:    {callers: auditor | admin, records: "nothing; AccessRefused"},
 	pb.AuditService_GetBlob_FullMethodName:        {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_ListReviews_FullMethodName:    {callers: auditor | admin, records: "nothing; AccessRefused"},
+	pb.AuditService_MarkReviewed_FullMethodName:   {callers: auditor | admin, records: "Reviewed; AccessRefused"},
 	// Hashes tell nothing of what is in the log, and whoever got a certificate has a checkpoint: all users hold the daemon to it.
 	pb.AuditService_GetCheckpoint_FullMethodName:    {callers: person | workload, records: "nothing; AccessRefused"},
 	pb.AuditService_ProveConsistency_FullMethodName: {callers: person | workload, records: "nothing; AccessRefused"},

@@ -59,6 +59,8 @@ type Config struct {
 	Backup func(ctx context.Context, admin ca.Caller, sourceIP string) (*store.Backup, error)
 	// EraseIdentity erases the snapshots of a person on the word of an admin; see store.Recorder.
 	EraseIdentity func(ctx context.Context, admin ca.Caller, issuer, subject, reason string) (erased int, index uint64, err error)
+	// MarkReviewed records that somebody looked at a decision that asks for review; see store.Recorder.
+	MarkReviewed func(ctx context.Context, reviewer ca.Caller, sourceIP string, index uint64, comment string) (uint64, error)
 	// RefuseAccess records that a known identity was refused a method.
 	RefuseAccess func(ctx context.Context, caller ca.Caller, method, sourceIP string, policy ca.PolicyRef, refusal *ca.Error) error
 	// Where compiles a condition about records; what is wrong with it is for whoever wrote it.

@@ -80,10 +80,12 @@ type hallpassField struct {
 	Groups      []string `json:"groups,omitempty"`
 	Environment string   `json:"environment,omitempty"`
 	// Serial is text, because it can be larger than the numbers that JSON readers keep.
-	Serial      string `json:"serial,omitempty"`
-	ErrorKind   string `json:"error_kind,omitempty"`
-	BreakGlass  bool   `json:"break_glass,omitempty"`
-	Redelivered bool   `json:"redelivered,omitempty"`
+	Serial     string `json:"serial,omitempty"`
+	ErrorKind  string `json:"error_kind,omitempty"`
+	BreakGlass bool   `json:"break_glass,omitempty"`
+	// Reviews are the review rules that ask people to look at the decision.
+	Reviews     []string `json:"reviews,omitempty"`
+	Redelivered bool     `json:"redelivered,omitempty"`
 	// Detail is the event of the record in the JSON form of its protocol message.
 	Detail json.RawMessage `json:"detail"`
 	// Record is the exact bytes of the record, in base64: what the Merkle tree is made of.
@@ -135,6 +137,10 @@ func (e *Event) describe(r *pb.Record) {
 		e.fail(ev.PolicyRefused.GetMessage())
 	case *pb.Record_PolicyAccepted:
 		e.Event.Reason = ev.PolicyAccepted.GetReason()
+	case *pb.Record_Reviewed:
+		e.Event.Category, e.Event.Reason = []string{"iam"}, ev.Reviewed.GetComment()
+		e.Message = fmt.Sprintf("record %d was reviewed", ev.Reviewed.GetDecided())
+		e.Source = sourceOf(ev.Reviewed.GetSourceIp())
 	case *pb.Record_SignatureFailed:
 		e.Event.Category = []string{"authentication"}
 		e.fail(ev.SignatureFailed.GetMessage())
@@ -170,6 +176,9 @@ func (e *Event) decided(r *pb.Record, d *pb.Decided) {
 		e.Rule = &rule{Name: name, Version: revisionOf(d.GetPolicy())}
 	}
 	e.Source = sourceOf(asked.GetSourceIp())
+	for _, rule := range d.GetReview().GetRules() {
+		e.Own.Reviews = append(e.Own.Reviews, rule.GetName())
+	}
 	e.Own.Environment, e.Own.BreakGlass = d.GetDecision().GetEnvironment(), asked.GetBreakGlass()
 }
 

@@ -123,6 +123,13 @@ func (m *move) choose() error {
 		return fmt.Errorf("there is nothing to archive: fewer than %d records, which is what leaves at once, are from before %s and not archived yet",
 			audit.BlockSize, m.Before.UTC().Format(time.RFC3339))
 	}
+	open, ok, err := store.OldestOpenReview(ctx, m.old)
+	if err != nil {
+		return err
+	}
+	if ok && open < m.before {
+		return fmt.Errorf("record %d asks for a review, and nobody looked at it yet: `hallpass audit review %d` does that, or archive only what is older", open, open)
+	}
 	if m.Allow != nil {
 		if err := m.Allow(m.before); err != nil {
 			return err

@@ -135,6 +135,8 @@ func (w *writer) putFact(f audit.Fact) {
 	facts := w.bucket(factsBucket)
 	switch {
 	case f.Rule == audit.Holds:
+	case f.Rule == audit.Ends: // such facts do not expire
+		must(facts.Delete(f.Key))
 	case !f.Expires.IsZero():
 		w.putExpiring(f)
 	default:

@@ -65,6 +65,10 @@ func Run(t *testing.T, b Backend) {
 		{"an erased identity is gone, and comes back under another salt", testErase},
 		{"a snapshot that was erased meanwhile is not stored again", testEraseMeanwhile},
 		{"identities are erased while they ask", testEraseRace},
+		{"a review is open until somebody else looked, once", testReview},
+		{"of those that are due, the earliest is found first", testReviewOrder},
+		{"refusals at the same time count each other", testRefusalsCount},
+		{"the first use of a rule is known", testFirstUse},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -180,7 +184,11 @@ func project(t testing.TB, records [][]byte) (facts map[string]string, cited [][
 			if !f.Allows(stands(string(f.Key))) {
 				t.Errorf("record %d should not be there: it breaks the rule of the fact %q", i, f.Key)
 			}
-			if f.Rule != audit.Holds {
+			switch f.Rule {
+			case audit.Holds:
+			case audit.Ends:
+				delete(all, string(f.Key))
+			default:
 				all[string(f.Key)] = fact{f.Value, f.Expires}
 			}
 		}

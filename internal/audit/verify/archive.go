@@ -34,7 +34,7 @@ type archive struct {
 func leaves(r *pb.Record) bool {
 	switch r.GetEvent().(type) {
 	case *pb.Record_Decided, *pb.Record_SignatureFailed, *pb.Record_StrangersCounted, *pb.Record_RefusalsCounted,
-		*pb.Record_AccessRefused, *pb.Record_SignInBound, *pb.Record_BackupTaken:
+		*pb.Record_AccessRefused, *pb.Record_SignInBound, *pb.Record_BackupTaken, *pb.Record_Reviewed:
 		return true
 	}
 	return false
@@ -98,6 +98,7 @@ func (k *checker) reach(next *pb.Record) error {
 		}
 		return nil
 	}
+	k.walk.reviews.carry(carried)
 	k.projection = a.stayed
 	for _, f := range carried {
 		if f.GetGone() {

@@ -87,6 +87,8 @@ func (p *projection) put(index uint64, at time.Time, facts []Fact) {
 	for _, f := range facts {
 		switch {
 		case f.Rule == Holds:
+		case f.Rule == Ends:
+			delete(p.facts, string(f.Key))
 		case f.Rule == New && f.Expires.IsZero():
 			p.once.add(f)
 		default:
@@ -102,7 +104,8 @@ func (p *projection) allows(f Fact) error {
 	case f.Rule == New && !stands,
 		f.Rule == Same && (!stands || bytes.Equal(old.value, f.Value)),
 		f.Rule == Set,
-		f.Rule == Holds && stands && bytes.Equal(old.value, f.Value):
+		f.Rule == Holds && stands && bytes.Equal(old.value, f.Value),
+		f.Rule == Ends && stands && !bytes.Equal(old.value, f.Value):
 		return nil
 	}
 	what, _, _ := strings.Cut(string(f.Key), "/")

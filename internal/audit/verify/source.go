@@ -75,6 +75,8 @@ const (
 	Set
 	// Holds: the key must have this value already. Nothing is written.
 	Holds
+	// Ends: the key must have a value already, and not this one. The fact is removed.
+	Ends
 )
 
 // Summary is what a log that verified holds.

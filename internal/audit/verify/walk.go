@@ -37,6 +37,7 @@ type walk struct {
 	granted, refused uint64
 	// archived is the index before which records were archived so far.
 	archived uint64
+	reviews  reviews
 }
 
 // unknown is who signs the certificate of a record that is not there, if it grants one.
@@ -45,7 +46,7 @@ const unknown = math.MaxUint16
 type authorityKey struct{ authority, key string }
 
 func newWalk(c Checkpoint, publicKey string, tree *treeHash) *walk {
-	return &walk{checkpoint: c, publicKey: publicKey, tree: tree, keys: map[authorityKey]bool{}, authorities: []string{""}}
+	return &walk{checkpoint: c, publicKey: publicKey, tree: tree, keys: map[authorityKey]bool{}, authorities: []string{""}, reviews: newReviews()}
 }
 
 // parsed is a record, and the certificate that it grants, if it does.
@@ -138,7 +139,12 @@ func (w *walk) step(place uint64, p parsed) error {
 		}
 		w.policy, w.engine = e.PolicyLoaded.GetPolicy(), e.PolicyLoaded.GetEngine()
 	case *pb.Record_Decided:
+		if err := w.reviews.decided(place, e.Decided); err != nil {
+			return err
+		}
 		return w.decided(p, e.Decided)
+	case *pb.Record_Reviewed:
+		return w.reviews.mark(place, e.Reviewed)
 	case *pb.Record_SignatureFailed:
 		failed := e.SignatureFailed
 		if failed.GetAuthority() == "" || w.granter(failed.GetDecided(), failed.GetAuthority()) != failed.GetAuthority() {
@@ -165,7 +171,9 @@ func (w *walk) archives(place uint64, a *pb.Archived) error {
 }
 
 // gap passes over a record that is not there.
-func (w *walk) gap() { w.grants = append(w.grants, unknown) }
+func (w *walk) gap() {
+	w.grants, w.reviews.missing = append(w.grants, unknown), true
+}
 
 func (w *walk) genesis(g *pb.Genesis) error {
 	switch {

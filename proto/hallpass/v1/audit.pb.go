@@ -22,6 +22,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// ReviewState says how far the review of a decision is.
+type ReviewState int32
+
+const (
+	// Whatever it is.
+	ReviewState_REVIEW_STATE_UNSPECIFIED ReviewState = 0
+	// A review is asked for.
+	ReviewState_REVIEW_STATE_ASKED ReviewState = 1
+	// It is, and nobody looked yet.
+	ReviewState_REVIEW_STATE_OPEN ReviewState = 2
+	// It is, and somebody looked.
+	ReviewState_REVIEW_STATE_DONE ReviewState = 3
+)
+
+// Enum value maps for ReviewState.
+var (
+	ReviewState_name = map[int32]string{
+		0: "REVIEW_STATE_UNSPECIFIED",
+		1: "REVIEW_STATE_ASKED",
+		2: "REVIEW_STATE_OPEN",
+		3: "REVIEW_STATE_DONE",
+	}
+	ReviewState_value = map[string]int32{
+		"REVIEW_STATE_UNSPECIFIED": 0,
+		"REVIEW_STATE_ASKED":       1,
+		"REVIEW_STATE_OPEN":        2,
+		"REVIEW_STATE_DONE":        3,
+	}
+)
+
+func (x ReviewState) Enum() *ReviewState {
+	p := new(ReviewState)
+	*p = x
+	return p
+}
+
+func (x ReviewState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ReviewState) Descriptor() protoreflect.EnumDescriptor {
+	return file_hallpass_v1_audit_proto_enumTypes[0].Descriptor()
+}
+
+func (ReviewState) Type() protoreflect.EnumType {
+	return &file_hallpass_v1_audit_proto_enumTypes[0]
+}
+
+func (x ReviewState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ReviewState.Descriptor instead.
+func (ReviewState) EnumDescriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{0}
+}
+
 // RecordScope says whose records are asked for.
 type RecordScope int32
 
@@ -59,11 +116,11 @@ func (x RecordScope) String() string {
 }
 
 func (RecordScope) Descriptor() protoreflect.EnumDescriptor {
-	return file_hallpass_v1_audit_proto_enumTypes[0].Descriptor()
+	return file_hallpass_v1_audit_proto_enumTypes[1].Descriptor()
 }
 
 func (RecordScope) Type() protoreflect.EnumType {
-	return &file_hallpass_v1_audit_proto_enumTypes[0]
+	return &file_hallpass_v1_audit_proto_enumTypes[1]
 }
 
 func (x RecordScope) Number() protoreflect.EnumNumber {
@@ -72,7 +129,7 @@ func (x RecordScope) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use RecordScope.Descriptor instead.
 func (RecordScope) EnumDescriptor() ([]byte, []int) {
-	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{0}
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{1}
 }
 
 // Possession shows that a caller holds the key its sign-in is bound to, for methods without a signed request.
@@ -327,7 +384,9 @@ func (x *GetRecordRequest) GetIndex() uint64 {
 type GetRecordResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The record.
-	Entry         *Entry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	Entry *Entry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
+	// The Reviewed record of whoever looked at it, if somebody did. Only for callers with the role.
+	Reviewed      *Entry `protobuf:"bytes,2,opt,name=reviewed,proto3" json:"reviewed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -365,6 +424,13 @@ func (*GetRecordResponse) Descriptor() ([]byte, []int) {
 func (x *GetRecordResponse) GetEntry() *Entry {
 	if x != nil {
 		return x.Entry
+	}
+	return nil
+}
+
+func (x *GetRecordResponse) GetReviewed() *Entry {
+	if x != nil {
+		return x.Reviewed
 	}
 	return nil
 }
@@ -408,7 +474,9 @@ type ListRecordsRequest struct {
 	// Whose records.
 	Scope RecordScope `protobuf:"varint,30,opt,name=scope,proto3,enum=hallpass.v1.RecordScope" json:"scope,omitempty"`
 	// Only records from this index on.
-	From          uint64 `protobuf:"varint,31,opt,name=from,proto3" json:"from,omitempty"`
+	From uint64 `protobuf:"varint,31,opt,name=from,proto3" json:"from,omitempty"`
+	// Only decisions that ask for review.
+	Review        ReviewState `protobuf:"varint,32,opt,name=review,proto3,enum=hallpass.v1.ReviewState" json:"review,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -567,6 +635,13 @@ func (x *ListRecordsRequest) GetFrom() uint64 {
 		return x.From
 	}
 	return 0
+}
+
+func (x *ListRecordsRequest) GetReview() ReviewState {
+	if x != nil {
+		return x.Review
+	}
+	return ReviewState_REVIEW_STATE_UNSPECIFIED
 }
 
 // ListRecordsResponse is a page of records.
@@ -1633,6 +1708,235 @@ func (x *GetBlobResponse) GetPart() []byte {
 	return nil
 }
 
+// ListReviewsRequest asks for a page.
+type ListReviewsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most this many decisions; 0 means 50, more than 1000 means 1000.
+	PageSize uint32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// Token of the page before; empty for the first.
+	PageToken string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only those that are overdue.
+	Overdue       bool `protobuf:"varint,3,opt,name=overdue,proto3" json:"overdue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReviewsRequest) Reset() {
+	*x = ListReviewsRequest{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReviewsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReviewsRequest) ProtoMessage() {}
+
+func (x *ListReviewsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReviewsRequest.ProtoReflect.Descriptor instead.
+func (*ListReviewsRequest) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListReviewsRequest) GetPageSize() uint32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListReviewsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+func (x *ListReviewsRequest) GetOverdue() bool {
+	if x != nil {
+		return x.Overdue
+	}
+	return false
+}
+
+// ListReviewsResponse is a page of decisions.
+type ListReviewsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The Decided records: what is due first comes first.
+	Entries []*Entry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// Token of the next page; empty if this is the last.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	// Clock of the daemon: what was due before is overdue.
+	Now           *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=now,proto3" json:"now,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListReviewsResponse) Reset() {
+	*x = ListReviewsResponse{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListReviewsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListReviewsResponse) ProtoMessage() {}
+
+func (x *ListReviewsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListReviewsResponse.ProtoReflect.Descriptor instead.
+func (*ListReviewsResponse) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListReviewsResponse) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *ListReviewsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+func (x *ListReviewsResponse) GetNow() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Now
+	}
+	return nil
+}
+
+// MarkReviewedRequest says that the caller looked at a decision.
+type MarkReviewedRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Index of the Decided record.
+	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// What the caller has to say of it. Required.
+	Comment       string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkReviewedRequest) Reset() {
+	*x = MarkReviewedRequest{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkReviewedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkReviewedRequest) ProtoMessage() {}
+
+func (x *MarkReviewedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkReviewedRequest.ProtoReflect.Descriptor instead.
+func (*MarkReviewedRequest) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *MarkReviewedRequest) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *MarkReviewedRequest) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+// MarkReviewedResponse says where the mark stands.
+type MarkReviewedResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Index of the Reviewed record.
+	Index         uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MarkReviewedResponse) Reset() {
+	*x = MarkReviewedResponse{}
+	mi := &file_hallpass_v1_audit_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MarkReviewedResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MarkReviewedResponse) ProtoMessage() {}
+
+func (x *MarkReviewedResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_audit_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MarkReviewedResponse.ProtoReflect.Descriptor instead.
+func (*MarkReviewedResponse) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_audit_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *MarkReviewedResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
 var File_hallpass_v1_audit_proto protoreflect.FileDescriptor
 
 const file_hallpass_v1_audit_proto_rawDesc = "" +
@@ -1659,9 +1963,10 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\x12\x14\n" +
 	"\x05lists\x18\x03 \x01(\fR\x05lists\"(\n" +
 	"\x10GetRecordRequest\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"=\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"m\n" +
 	"\x11GetRecordResponse\x12(\n" +
-	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\"\xae\x04\n" +
+	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\x12.\n" +
+	"\breviewed\x18\x02 \x01(\v2\x12.hallpass.v1.EntryR\breviewed\"\xe0\x04\n" +
 	"\x12ListRecordsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -1681,7 +1986,8 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\asources\x18\x1c \x03(\tR\asources\x12\x14\n" +
 	"\x05where\x18\x1d \x01(\tR\x05where\x12.\n" +
 	"\x05scope\x18\x1e \x01(\x0e2\x18.hallpass.v1.RecordScopeR\x05scope\x12\x12\n" +
-	"\x04from\x18\x1f \x01(\x04R\x04from\"\x9e\x02\n" +
+	"\x04from\x18\x1f \x01(\x04R\x04from\x120\n" +
+	"\x06review\x18  \x01(\x0e2\x18.hallpass.v1.ReviewStateR\x06review\"\x9e\x02\n" +
 	"\x13ListRecordsResponse\x12,\n" +
 	"\aentries\x18\x01 \x03(\v2\x12.hallpass.v1.EntryR\aentries\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x10\n" +
@@ -1755,11 +2061,30 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\x0eGetBlobRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\"%\n" +
 	"\x0fGetBlobResponse\x12\x12\n" +
-	"\x04part\x18\x01 \x01(\fR\x04part*[\n" +
+	"\x04part\x18\x01 \x01(\fR\x04part\"j\n" +
+	"\x12ListReviewsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\x12\x18\n" +
+	"\aoverdue\x18\x03 \x01(\bR\aoverdue\"\x99\x01\n" +
+	"\x13ListReviewsResponse\x12,\n" +
+	"\aentries\x18\x01 \x03(\v2\x12.hallpass.v1.EntryR\aentries\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12,\n" +
+	"\x03now\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"E\n" +
+	"\x13MarkReviewedRequest\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x18\n" +
+	"\acomment\x18\x02 \x01(\tR\acomment\",\n" +
+	"\x14MarkReviewedResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index*q\n" +
+	"\vReviewState\x12\x1c\n" +
+	"\x18REVIEW_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12REVIEW_STATE_ASKED\x10\x01\x12\x15\n" +
+	"\x11REVIEW_STATE_OPEN\x10\x02\x12\x15\n" +
+	"\x11REVIEW_STATE_DONE\x10\x03*[\n" +
 	"\vRecordScope\x12\x1c\n" +
 	"\x18RECORD_SCOPE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10RECORD_SCOPE_OWN\x10\x01\x12\x18\n" +
-	"\x14RECORD_SCOPE_ALLOWED\x10\x022\x89\x06\n" +
+	"\x14RECORD_SCOPE_ALLOWED\x10\x022\xb0\a\n" +
 	"\fAuditService\x12J\n" +
 	"\tGetRecord\x12\x1d.hallpass.v1.GetRecordRequest\x1a\x1e.hallpass.v1.GetRecordResponse\x12P\n" +
 	"\vListRecords\x12\x1f.hallpass.v1.ListRecordsRequest\x1a .hallpass.v1.ListRecordsResponse\x12S\n" +
@@ -1769,7 +2094,9 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\rGetCheckpoint\x12!.hallpass.v1.GetCheckpointRequest\x1a\".hallpass.v1.GetCheckpointResponse\x12_\n" +
 	"\x10ProveConsistency\x12$.hallpass.v1.ProveConsistencyRequest\x1a%.hallpass.v1.ProveConsistencyResponse\x12P\n" +
 	"\vProveRecord\x12\x1f.hallpass.v1.ProveRecordRequest\x1a .hallpass.v1.ProveRecordResponse\x12F\n" +
-	"\aGetBlob\x12\x1b.hallpass.v1.GetBlobRequest\x1a\x1c.hallpass.v1.GetBlobResponse0\x01B?Z=github.com/hallpass-ssh/hallpass/proto/hallpass/v1;hallpassv1b\x06proto3"
+	"\aGetBlob\x12\x1b.hallpass.v1.GetBlobRequest\x1a\x1c.hallpass.v1.GetBlobResponse0\x01\x12P\n" +
+	"\vListReviews\x12\x1f.hallpass.v1.ListReviewsRequest\x1a .hallpass.v1.ListReviewsResponse\x12S\n" +
+	"\fMarkReviewed\x12 .hallpass.v1.MarkReviewedRequest\x1a!.hallpass.v1.MarkReviewedResponseB?Z=github.com/hallpass-ssh/hallpass/proto/hallpass/v1;hallpassv1b\x06proto3"
 
 var (
 	file_hallpass_v1_audit_proto_rawDescOnce sync.Once
@@ -1783,75 +2110,88 @@ func file_hallpass_v1_audit_proto_rawDescGZIP() []byte {
 	return file_hallpass_v1_audit_proto_rawDescData
 }
 
-var file_hallpass_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_hallpass_v1_audit_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_hallpass_v1_audit_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_hallpass_v1_audit_proto_goTypes = []any{
-	(RecordScope)(0),                 // 0: hallpass.v1.RecordScope
-	(*Possession)(nil),               // 1: hallpass.v1.Possession
-	(*SignedPossession)(nil),         // 2: hallpass.v1.SignedPossession
-	(*Entry)(nil),                    // 3: hallpass.v1.Entry
-	(*GetRecordRequest)(nil),         // 4: hallpass.v1.GetRecordRequest
-	(*GetRecordResponse)(nil),        // 5: hallpass.v1.GetRecordResponse
-	(*ListRecordsRequest)(nil),       // 6: hallpass.v1.ListRecordsRequest
-	(*ListRecordsResponse)(nil),      // 7: hallpass.v1.ListRecordsResponse
-	(*Archive)(nil),                  // 8: hallpass.v1.Archive
-	(*CountRecordsRequest)(nil),      // 9: hallpass.v1.CountRecordsRequest
-	(*CountRecordsResponse)(nil),     // 10: hallpass.v1.CountRecordsResponse
-	(*RecordTally)(nil),              // 11: hallpass.v1.RecordTally
-	(*FollowRecordsRequest)(nil),     // 12: hallpass.v1.FollowRecordsRequest
-	(*FollowRecordsResponse)(nil),    // 13: hallpass.v1.FollowRecordsResponse
-	(*ListIdentitiesRequest)(nil),    // 14: hallpass.v1.ListIdentitiesRequest
-	(*ListIdentitiesResponse)(nil),   // 15: hallpass.v1.ListIdentitiesResponse
-	(*GetCheckpointRequest)(nil),     // 16: hallpass.v1.GetCheckpointRequest
-	(*GetCheckpointResponse)(nil),    // 17: hallpass.v1.GetCheckpointResponse
-	(*ProveConsistencyRequest)(nil),  // 18: hallpass.v1.ProveConsistencyRequest
-	(*ProveConsistencyResponse)(nil), // 19: hallpass.v1.ProveConsistencyResponse
-	(*ProveRecordRequest)(nil),       // 20: hallpass.v1.ProveRecordRequest
-	(*ProveRecordResponse)(nil),      // 21: hallpass.v1.ProveRecordResponse
-	(*GetBlobRequest)(nil),           // 22: hallpass.v1.GetBlobRequest
-	(*GetBlobResponse)(nil),          // 23: hallpass.v1.GetBlobResponse
-	(*timestamppb.Timestamp)(nil),    // 24: google.protobuf.Timestamp
+	(ReviewState)(0),                 // 0: hallpass.v1.ReviewState
+	(RecordScope)(0),                 // 1: hallpass.v1.RecordScope
+	(*Possession)(nil),               // 2: hallpass.v1.Possession
+	(*SignedPossession)(nil),         // 3: hallpass.v1.SignedPossession
+	(*Entry)(nil),                    // 4: hallpass.v1.Entry
+	(*GetRecordRequest)(nil),         // 5: hallpass.v1.GetRecordRequest
+	(*GetRecordResponse)(nil),        // 6: hallpass.v1.GetRecordResponse
+	(*ListRecordsRequest)(nil),       // 7: hallpass.v1.ListRecordsRequest
+	(*ListRecordsResponse)(nil),      // 8: hallpass.v1.ListRecordsResponse
+	(*Archive)(nil),                  // 9: hallpass.v1.Archive
+	(*CountRecordsRequest)(nil),      // 10: hallpass.v1.CountRecordsRequest
+	(*CountRecordsResponse)(nil),     // 11: hallpass.v1.CountRecordsResponse
+	(*RecordTally)(nil),              // 12: hallpass.v1.RecordTally
+	(*FollowRecordsRequest)(nil),     // 13: hallpass.v1.FollowRecordsRequest
+	(*FollowRecordsResponse)(nil),    // 14: hallpass.v1.FollowRecordsResponse
+	(*ListIdentitiesRequest)(nil),    // 15: hallpass.v1.ListIdentitiesRequest
+	(*ListIdentitiesResponse)(nil),   // 16: hallpass.v1.ListIdentitiesResponse
+	(*GetCheckpointRequest)(nil),     // 17: hallpass.v1.GetCheckpointRequest
+	(*GetCheckpointResponse)(nil),    // 18: hallpass.v1.GetCheckpointResponse
+	(*ProveConsistencyRequest)(nil),  // 19: hallpass.v1.ProveConsistencyRequest
+	(*ProveConsistencyResponse)(nil), // 20: hallpass.v1.ProveConsistencyResponse
+	(*ProveRecordRequest)(nil),       // 21: hallpass.v1.ProveRecordRequest
+	(*ProveRecordResponse)(nil),      // 22: hallpass.v1.ProveRecordResponse
+	(*GetBlobRequest)(nil),           // 23: hallpass.v1.GetBlobRequest
+	(*GetBlobResponse)(nil),          // 24: hallpass.v1.GetBlobResponse
+	(*ListReviewsRequest)(nil),       // 25: hallpass.v1.ListReviewsRequest
+	(*ListReviewsResponse)(nil),      // 26: hallpass.v1.ListReviewsResponse
+	(*MarkReviewedRequest)(nil),      // 27: hallpass.v1.MarkReviewedRequest
+	(*MarkReviewedResponse)(nil),     // 28: hallpass.v1.MarkReviewedResponse
+	(*timestamppb.Timestamp)(nil),    // 29: google.protobuf.Timestamp
 }
 var file_hallpass_v1_audit_proto_depIdxs = []int32{
-	24, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
-	3,  // 1: hallpass.v1.GetRecordResponse.entry:type_name -> hallpass.v1.Entry
-	24, // 2: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
-	24, // 3: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
-	0,  // 4: hallpass.v1.ListRecordsRequest.scope:type_name -> hallpass.v1.RecordScope
-	3,  // 5: hallpass.v1.ListRecordsResponse.entries:type_name -> hallpass.v1.Entry
-	24, // 6: hallpass.v1.ListRecordsResponse.searched_to:type_name -> google.protobuf.Timestamp
-	8,  // 7: hallpass.v1.ListRecordsResponse.archived:type_name -> hallpass.v1.Archive
-	24, // 8: hallpass.v1.Archive.time:type_name -> google.protobuf.Timestamp
-	24, // 9: hallpass.v1.Archive.until:type_name -> google.protobuf.Timestamp
-	6,  // 10: hallpass.v1.CountRecordsRequest.of:type_name -> hallpass.v1.ListRecordsRequest
-	11, // 11: hallpass.v1.CountRecordsResponse.tallies:type_name -> hallpass.v1.RecordTally
-	8,  // 12: hallpass.v1.CountRecordsResponse.archived:type_name -> hallpass.v1.Archive
-	24, // 13: hallpass.v1.RecordTally.last:type_name -> google.protobuf.Timestamp
-	3,  // 14: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
-	3,  // 15: hallpass.v1.ProveRecordResponse.entry:type_name -> hallpass.v1.Entry
-	4,  // 16: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
-	6,  // 17: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
-	9,  // 18: hallpass.v1.AuditService.CountRecords:input_type -> hallpass.v1.CountRecordsRequest
-	12, // 19: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
-	14, // 20: hallpass.v1.AuditService.ListIdentities:input_type -> hallpass.v1.ListIdentitiesRequest
-	16, // 21: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
-	18, // 22: hallpass.v1.AuditService.ProveConsistency:input_type -> hallpass.v1.ProveConsistencyRequest
-	20, // 23: hallpass.v1.AuditService.ProveRecord:input_type -> hallpass.v1.ProveRecordRequest
-	22, // 24: hallpass.v1.AuditService.GetBlob:input_type -> hallpass.v1.GetBlobRequest
-	5,  // 25: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
-	7,  // 26: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
-	10, // 27: hallpass.v1.AuditService.CountRecords:output_type -> hallpass.v1.CountRecordsResponse
-	13, // 28: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
-	15, // 29: hallpass.v1.AuditService.ListIdentities:output_type -> hallpass.v1.ListIdentitiesResponse
-	17, // 30: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
-	19, // 31: hallpass.v1.AuditService.ProveConsistency:output_type -> hallpass.v1.ProveConsistencyResponse
-	21, // 32: hallpass.v1.AuditService.ProveRecord:output_type -> hallpass.v1.ProveRecordResponse
-	23, // 33: hallpass.v1.AuditService.GetBlob:output_type -> hallpass.v1.GetBlobResponse
-	25, // [25:34] is the sub-list for method output_type
-	16, // [16:25] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	29, // 0: hallpass.v1.Possession.client_time:type_name -> google.protobuf.Timestamp
+	4,  // 1: hallpass.v1.GetRecordResponse.entry:type_name -> hallpass.v1.Entry
+	4,  // 2: hallpass.v1.GetRecordResponse.reviewed:type_name -> hallpass.v1.Entry
+	29, // 3: hallpass.v1.ListRecordsRequest.since:type_name -> google.protobuf.Timestamp
+	29, // 4: hallpass.v1.ListRecordsRequest.until:type_name -> google.protobuf.Timestamp
+	1,  // 5: hallpass.v1.ListRecordsRequest.scope:type_name -> hallpass.v1.RecordScope
+	0,  // 6: hallpass.v1.ListRecordsRequest.review:type_name -> hallpass.v1.ReviewState
+	4,  // 7: hallpass.v1.ListRecordsResponse.entries:type_name -> hallpass.v1.Entry
+	29, // 8: hallpass.v1.ListRecordsResponse.searched_to:type_name -> google.protobuf.Timestamp
+	9,  // 9: hallpass.v1.ListRecordsResponse.archived:type_name -> hallpass.v1.Archive
+	29, // 10: hallpass.v1.Archive.time:type_name -> google.protobuf.Timestamp
+	29, // 11: hallpass.v1.Archive.until:type_name -> google.protobuf.Timestamp
+	7,  // 12: hallpass.v1.CountRecordsRequest.of:type_name -> hallpass.v1.ListRecordsRequest
+	12, // 13: hallpass.v1.CountRecordsResponse.tallies:type_name -> hallpass.v1.RecordTally
+	9,  // 14: hallpass.v1.CountRecordsResponse.archived:type_name -> hallpass.v1.Archive
+	29, // 15: hallpass.v1.RecordTally.last:type_name -> google.protobuf.Timestamp
+	4,  // 16: hallpass.v1.FollowRecordsResponse.entry:type_name -> hallpass.v1.Entry
+	4,  // 17: hallpass.v1.ProveRecordResponse.entry:type_name -> hallpass.v1.Entry
+	4,  // 18: hallpass.v1.ListReviewsResponse.entries:type_name -> hallpass.v1.Entry
+	29, // 19: hallpass.v1.ListReviewsResponse.now:type_name -> google.protobuf.Timestamp
+	5,  // 20: hallpass.v1.AuditService.GetRecord:input_type -> hallpass.v1.GetRecordRequest
+	7,  // 21: hallpass.v1.AuditService.ListRecords:input_type -> hallpass.v1.ListRecordsRequest
+	10, // 22: hallpass.v1.AuditService.CountRecords:input_type -> hallpass.v1.CountRecordsRequest
+	13, // 23: hallpass.v1.AuditService.FollowRecords:input_type -> hallpass.v1.FollowRecordsRequest
+	15, // 24: hallpass.v1.AuditService.ListIdentities:input_type -> hallpass.v1.ListIdentitiesRequest
+	17, // 25: hallpass.v1.AuditService.GetCheckpoint:input_type -> hallpass.v1.GetCheckpointRequest
+	19, // 26: hallpass.v1.AuditService.ProveConsistency:input_type -> hallpass.v1.ProveConsistencyRequest
+	21, // 27: hallpass.v1.AuditService.ProveRecord:input_type -> hallpass.v1.ProveRecordRequest
+	23, // 28: hallpass.v1.AuditService.GetBlob:input_type -> hallpass.v1.GetBlobRequest
+	25, // 29: hallpass.v1.AuditService.ListReviews:input_type -> hallpass.v1.ListReviewsRequest
+	27, // 30: hallpass.v1.AuditService.MarkReviewed:input_type -> hallpass.v1.MarkReviewedRequest
+	6,  // 31: hallpass.v1.AuditService.GetRecord:output_type -> hallpass.v1.GetRecordResponse
+	8,  // 32: hallpass.v1.AuditService.ListRecords:output_type -> hallpass.v1.ListRecordsResponse
+	11, // 33: hallpass.v1.AuditService.CountRecords:output_type -> hallpass.v1.CountRecordsResponse
+	14, // 34: hallpass.v1.AuditService.FollowRecords:output_type -> hallpass.v1.FollowRecordsResponse
+	16, // 35: hallpass.v1.AuditService.ListIdentities:output_type -> hallpass.v1.ListIdentitiesResponse
+	18, // 36: hallpass.v1.AuditService.GetCheckpoint:output_type -> hallpass.v1.GetCheckpointResponse
+	20, // 37: hallpass.v1.AuditService.ProveConsistency:output_type -> hallpass.v1.ProveConsistencyResponse
+	22, // 38: hallpass.v1.AuditService.ProveRecord:output_type -> hallpass.v1.ProveRecordResponse
+	24, // 39: hallpass.v1.AuditService.GetBlob:output_type -> hallpass.v1.GetBlobResponse
+	26, // 40: hallpass.v1.AuditService.ListReviews:output_type -> hallpass.v1.ListReviewsResponse
+	28, // 41: hallpass.v1.AuditService.MarkReviewed:output_type -> hallpass.v1.MarkReviewedResponse
+	31, // [31:42] is the sub-list for method output_type
+	20, // [20:31] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_audit_proto_init() }
@@ -1864,8 +2204,8 @@ func file_hallpass_v1_audit_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_audit_proto_rawDesc), len(file_hallpass_v1_audit_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   23,
+			NumEnums:      2,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

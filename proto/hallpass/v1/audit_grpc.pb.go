@@ -28,6 +28,8 @@ const (
 	AuditService_ProveConsistency_FullMethodName = "/hallpass.v1.AuditService/ProveConsistency"
 	AuditService_ProveRecord_FullMethodName      = "/hallpass.v1.AuditService/ProveRecord"
 	AuditService_GetBlob_FullMethodName          = "/hallpass.v1.AuditService/GetBlob"
+	AuditService_ListReviews_FullMethodName      = "/hallpass.v1.AuditService/ListReviews"
+	AuditService_MarkReviewed_FullMethodName     = "/hallpass.v1.AuditService/MarkReviewed"
 )
 
 // AuditServiceClient is the client API for AuditService service.
@@ -55,6 +57,10 @@ type AuditServiceClient interface {
 	ProveRecord(ctx context.Context, in *ProveRecordRequest, opts ...grpc.CallOption) (*ProveRecordResponse, error)
 	// GetBlob returns what records cite by digest: files of policies and their manifests, identity snapshots.
 	GetBlob(ctx context.Context, in *GetBlobRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetBlobResponse], error)
+	// ListReviews returns the decisions that ask for review and that nobody has looked at yet: what is due first comes first, a page at a time.
+	ListReviews(ctx context.Context, in *ListReviewsRequest, opts ...grpc.CallOption) (*ListReviewsResponse, error)
+	// MarkReviewed records that the caller looked at a decision that asks for review. It is not for whoever asked for the certificate.
+	MarkReviewed(ctx context.Context, in *MarkReviewedRequest, opts ...grpc.CallOption) (*MarkReviewedResponse, error)
 }
 
 type auditServiceClient struct {
@@ -173,6 +179,26 @@ func (c *auditServiceClient) GetBlob(ctx context.Context, in *GetBlobRequest, op
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AuditService_GetBlobClient = grpc.ServerStreamingClient[GetBlobResponse]
 
+func (c *auditServiceClient) ListReviews(ctx context.Context, in *ListReviewsRequest, opts ...grpc.CallOption) (*ListReviewsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListReviewsResponse)
+	err := c.cc.Invoke(ctx, AuditService_ListReviews_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *auditServiceClient) MarkReviewed(ctx context.Context, in *MarkReviewedRequest, opts ...grpc.CallOption) (*MarkReviewedResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MarkReviewedResponse)
+	err := c.cc.Invoke(ctx, AuditService_MarkReviewed_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AuditServiceServer is the server API for AuditService service.
 // All implementations must embed UnimplementedAuditServiceServer
 // for forward compatibility.
@@ -198,6 +224,10 @@ type AuditServiceServer interface {
 	ProveRecord(context.Context, *ProveRecordRequest) (*ProveRecordResponse, error)
 	// GetBlob returns what records cite by digest: files of policies and their manifests, identity snapshots.
 	GetBlob(*GetBlobRequest, grpc.ServerStreamingServer[GetBlobResponse]) error
+	// ListReviews returns the decisions that ask for review and that nobody has looked at yet: what is due first comes first, a page at a time.
+	ListReviews(context.Context, *ListReviewsRequest) (*ListReviewsResponse, error)
+	// MarkReviewed records that the caller looked at a decision that asks for review. It is not for whoever asked for the certificate.
+	MarkReviewed(context.Context, *MarkReviewedRequest) (*MarkReviewedResponse, error)
 	mustEmbedUnimplementedAuditServiceServer()
 }
 
@@ -234,6 +264,12 @@ func (UnimplementedAuditServiceServer) ProveRecord(context.Context, *ProveRecord
 }
 func (UnimplementedAuditServiceServer) GetBlob(*GetBlobRequest, grpc.ServerStreamingServer[GetBlobResponse]) error {
 	return status.Error(codes.Unimplemented, "method GetBlob not implemented")
+}
+func (UnimplementedAuditServiceServer) ListReviews(context.Context, *ListReviewsRequest) (*ListReviewsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListReviews not implemented")
+}
+func (UnimplementedAuditServiceServer) MarkReviewed(context.Context, *MarkReviewedRequest) (*MarkReviewedResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method MarkReviewed not implemented")
 }
 func (UnimplementedAuditServiceServer) mustEmbedUnimplementedAuditServiceServer() {}
 func (UnimplementedAuditServiceServer) testEmbeddedByValue()                      {}
@@ -404,6 +440,42 @@ func _AuditService_GetBlob_Handler(srv interface{}, stream grpc.ServerStream) er
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AuditService_GetBlobServer = grpc.ServerStreamingServer[GetBlobResponse]
 
+func _AuditService_ListReviews_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListReviewsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServiceServer).ListReviews(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuditService_ListReviews_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServiceServer).ListReviews(ctx, req.(*ListReviewsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AuditService_MarkReviewed_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MarkReviewedRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AuditServiceServer).MarkReviewed(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AuditService_MarkReviewed_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AuditServiceServer).MarkReviewed(ctx, req.(*MarkReviewedRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AuditService_ServiceDesc is the grpc.ServiceDesc for AuditService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -438,6 +510,14 @@ var AuditService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ProveRecord",
 			Handler:    _AuditService_ProveRecord_Handler,
+		},
+		{
+			MethodName: "ListReviews",
+			Handler:    _AuditService_ListReviews_Handler,
+		},
+		{
+			MethodName: "MarkReviewed",
+			Handler:    _AuditService_MarkReviewed_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

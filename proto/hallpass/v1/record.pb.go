@@ -372,6 +372,7 @@ type Record struct {
 	//	*Record_AccessRefused
 	//	*Record_SignInBound
 	//	*Record_PolicyAccepted
+	//	*Record_Reviewed
 	//	*Record_Restored
 	//	*Record_IdentityErased
 	//	*Record_BackupTaken
@@ -545,6 +546,15 @@ func (x *Record) GetPolicyAccepted() *PolicyAccepted {
 	return nil
 }
 
+func (x *Record) GetReviewed() *Reviewed {
+	if x != nil {
+		if x, ok := x.Event.(*Record_Reviewed); ok {
+			return x.Reviewed
+		}
+	}
+	return nil
+}
+
 func (x *Record) GetRestored() *Restored {
 	if x != nil {
 		if x, ok := x.Event.(*Record_Restored); ok {
@@ -640,6 +650,11 @@ type Record_PolicyAccepted struct {
 	PolicyAccepted *PolicyAccepted `protobuf:"bytes,26,opt,name=policy_accepted,json=policyAccepted,proto3,oneof"`
 }
 
+type Record_Reviewed struct {
+	// Somebody looked at a decision that asks for review.
+	Reviewed *Reviewed `protobuf:"bytes,27,opt,name=reviewed,proto3,oneof"`
+}
+
 type Record_Restored struct {
 	// The log goes on from a backup. The only record that raises the epoch.
 	Restored *Restored `protobuf:"bytes,40,opt,name=restored,proto3,oneof"`
@@ -681,6 +696,8 @@ func (*Record_AccessRefused) isRecord_Event() {}
 func (*Record_SignInBound) isRecord_Event() {}
 
 func (*Record_PolicyAccepted) isRecord_Event() {}
+
+func (*Record_Reviewed) isRecord_Event() {}
 
 func (*Record_Restored) isRecord_Event() {}
 
@@ -2014,7 +2031,9 @@ type Decided struct {
 	Lists []byte `protobuf:"bytes,11,opt,name=lists,proto3" json:"lists,omitempty"`
 	// When each list in that blob was last fetched, sorted by name and without members. The times are here, so that the blob is
 	// the same as long as the members are, however often they are fetched.
-	Fetched       []*FetchedList `protobuf:"bytes,12,rep,name=fetched,proto3" json:"fetched,omitempty"`
+	Fetched []*FetchedList `protobuf:"bytes,12,rep,name=fetched,proto3" json:"fetched,omitempty"`
+	// What the review rules of the policy said of it; absent if there is nothing to tell.
+	Review        *Review `protobuf:"bytes,13,opt,name=review,proto3" json:"review,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2133,6 +2152,205 @@ func (x *Decided) GetFetched() []*FetchedList {
 	return nil
 }
 
+func (x *Decided) GetReview() *Review {
+	if x != nil {
+		return x.Review
+	}
+	return nil
+}
+
+// Review is what review rules say of a decision. They never change it.
+type Review struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Policy whose review rules were asked, if the decision names none because the request was refused before.
+	Policy *PolicyRef `protobuf:"bytes,1,opt,name=policy,proto3" json:"policy,omitempty"`
+	// The rules that ask people to look at the decision, sorted by name.
+	Rules []*ReviewRule `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Until when somebody should; absent if no rule asks.
+	Due *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=due,proto3" json:"due,omitempty"`
+	// Nobody had got a certificate by the rule before; absent for a refusal, and if no review rule wants to know.
+	FirstUse *bool `protobuf:"varint,4,opt,name=first_use,json=firstUse,proto3,oneof" json:"first_use,omitempty"`
+	// What came before of the same caller; absent if no review rule wants to know.
+	RefusedBefore *RefusedBefore `protobuf:"bytes,5,opt,name=refused_before,json=refusedBefore,proto3" json:"refused_before,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Review) Reset() {
+	*x = Review{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Review) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Review) ProtoMessage() {}
+
+func (x *Review) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Review.ProtoReflect.Descriptor instead.
+func (*Review) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *Review) GetPolicy() *PolicyRef {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *Review) GetRules() []*ReviewRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Review) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *Review) GetFirstUse() bool {
+	if x != nil && x.FirstUse != nil {
+		return *x.FirstUse
+	}
+	return false
+}
+
+func (x *Review) GetRefusedBefore() *RefusedBefore {
+	if x != nil {
+		return x.RefusedBefore
+	}
+	return nil
+}
+
+// ReviewRule is a review rule that asks people to look at a decision.
+type ReviewRule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the rule.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What the policy tells whoever looks.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	// Why its condition could not be evaluated, which asks too; empty if the condition is true.
+	Failed        string `protobuf:"bytes,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReviewRule) Reset() {
+	*x = ReviewRule{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReviewRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReviewRule) ProtoMessage() {}
+
+func (x *ReviewRule) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReviewRule.ProtoReflect.Descriptor instead.
+func (*ReviewRule) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ReviewRule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReviewRule) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *ReviewRule) GetFailed() string {
+	if x != nil {
+		return x.Failed
+	}
+	return ""
+}
+
+// RefusedBefore says when a caller was refused before.
+type RefusedBefore struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The last refusals, at most 32, in whole seconds, in their order. The first may be more than an hour ago.
+	Times         []*timestamppb.Timestamp `protobuf:"bytes,1,rep,name=times,proto3" json:"times,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RefusedBefore) Reset() {
+	*x = RefusedBefore{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RefusedBefore) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RefusedBefore) ProtoMessage() {}
+
+func (x *RefusedBefore) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RefusedBefore.ProtoReflect.Descriptor instead.
+func (*RefusedBefore) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RefusedBefore) GetTimes() []*timestamppb.Timestamp {
+	if x != nil {
+		return x.Times
+	}
+	return nil
+}
+
 // FetchedLists is the blob that holds what a policy saw of lists that the daemon fetches.
 type FetchedLists struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2144,7 +2362,7 @@ type FetchedLists struct {
 
 func (x *FetchedLists) Reset() {
 	*x = FetchedLists{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[18]
+	mi := &file_hallpass_v1_record_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2156,7 +2374,7 @@ func (x *FetchedLists) String() string {
 func (*FetchedLists) ProtoMessage() {}
 
 func (x *FetchedLists) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[18]
+	mi := &file_hallpass_v1_record_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2169,7 +2387,7 @@ func (x *FetchedLists) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchedLists.ProtoReflect.Descriptor instead.
 func (*FetchedLists) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{18}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *FetchedLists) GetLists() []*FetchedList {
@@ -2194,7 +2412,7 @@ type FetchedList struct {
 
 func (x *FetchedList) Reset() {
 	*x = FetchedList{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[19]
+	mi := &file_hallpass_v1_record_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2424,7 @@ func (x *FetchedList) String() string {
 func (*FetchedList) ProtoMessage() {}
 
 func (x *FetchedList) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[19]
+	mi := &file_hallpass_v1_record_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2437,7 @@ func (x *FetchedList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchedList.ProtoReflect.Descriptor instead.
 func (*FetchedList) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{19}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *FetchedList) GetName() string {
@@ -2256,7 +2474,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[20]
+	mi := &file_hallpass_v1_record_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2486,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[20]
+	mi := &file_hallpass_v1_record_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2499,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{20}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Refusal) GetKind() ErrorKind {
@@ -2313,7 +2531,7 @@ type SignatureFailed struct {
 
 func (x *SignatureFailed) Reset() {
 	*x = SignatureFailed{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[21]
+	mi := &file_hallpass_v1_record_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2325,7 +2543,7 @@ func (x *SignatureFailed) String() string {
 func (*SignatureFailed) ProtoMessage() {}
 
 func (x *SignatureFailed) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[21]
+	mi := &file_hallpass_v1_record_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2338,7 +2556,7 @@ func (x *SignatureFailed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignatureFailed.ProtoReflect.Descriptor instead.
 func (*SignatureFailed) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{21}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *SignatureFailed) GetDecided() uint64 {
@@ -2377,7 +2595,7 @@ type StrangersCounted struct {
 
 func (x *StrangersCounted) Reset() {
 	*x = StrangersCounted{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[22]
+	mi := &file_hallpass_v1_record_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2607,7 @@ func (x *StrangersCounted) String() string {
 func (*StrangersCounted) ProtoMessage() {}
 
 func (x *StrangersCounted) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[22]
+	mi := &file_hallpass_v1_record_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2620,7 @@ func (x *StrangersCounted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StrangersCounted.ProtoReflect.Descriptor instead.
 func (*StrangersCounted) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{22}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StrangersCounted) GetFrom() *timestamppb.Timestamp {
@@ -2439,7 +2657,7 @@ type Count struct {
 
 func (x *Count) Reset() {
 	*x = Count{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[23]
+	mi := &file_hallpass_v1_record_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2669,7 @@ func (x *Count) String() string {
 func (*Count) ProtoMessage() {}
 
 func (x *Count) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[23]
+	mi := &file_hallpass_v1_record_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2682,7 @@ func (x *Count) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Count.ProtoReflect.Descriptor instead.
 func (*Count) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{23}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Count) GetName() string {
@@ -2498,7 +2716,7 @@ type RefusalsCounted struct {
 
 func (x *RefusalsCounted) Reset() {
 	*x = RefusalsCounted{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[24]
+	mi := &file_hallpass_v1_record_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2728,7 @@ func (x *RefusalsCounted) String() string {
 func (*RefusalsCounted) ProtoMessage() {}
 
 func (x *RefusalsCounted) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[24]
+	mi := &file_hallpass_v1_record_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2741,7 @@ func (x *RefusalsCounted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RefusalsCounted.ProtoReflect.Descriptor instead.
 func (*RefusalsCounted) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{24}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RefusalsCounted) GetCaller() *Caller {
@@ -2573,7 +2791,7 @@ type AccessRefused struct {
 
 func (x *AccessRefused) Reset() {
 	*x = AccessRefused{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[25]
+	mi := &file_hallpass_v1_record_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2803,7 @@ func (x *AccessRefused) String() string {
 func (*AccessRefused) ProtoMessage() {}
 
 func (x *AccessRefused) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[25]
+	mi := &file_hallpass_v1_record_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2816,7 @@ func (x *AccessRefused) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AccessRefused.ProtoReflect.Descriptor instead.
 func (*AccessRefused) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{25}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AccessRefused) GetCaller() *Caller {
@@ -2652,7 +2870,7 @@ type SignInBound struct {
 
 func (x *SignInBound) Reset() {
 	*x = SignInBound{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[26]
+	mi := &file_hallpass_v1_record_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +2882,7 @@ func (x *SignInBound) String() string {
 func (*SignInBound) ProtoMessage() {}
 
 func (x *SignInBound) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[26]
+	mi := &file_hallpass_v1_record_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +2895,7 @@ func (x *SignInBound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignInBound.ProtoReflect.Descriptor instead.
 func (*SignInBound) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{26}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SignInBound) GetCaller() *Caller {
@@ -2717,7 +2935,7 @@ type Restored struct {
 
 func (x *Restored) Reset() {
 	*x = Restored{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[27]
+	mi := &file_hallpass_v1_record_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2947,7 @@ func (x *Restored) String() string {
 func (*Restored) ProtoMessage() {}
 
 func (x *Restored) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[27]
+	mi := &file_hallpass_v1_record_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2960,7 @@ func (x *Restored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Restored.ProtoReflect.Descriptor instead.
 func (*Restored) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{27}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Restored) GetStatement() string {
@@ -2786,7 +3004,7 @@ type IdentityErased struct {
 
 func (x *IdentityErased) Reset() {
 	*x = IdentityErased{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[28]
+	mi := &file_hallpass_v1_record_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2798,7 +3016,7 @@ func (x *IdentityErased) String() string {
 func (*IdentityErased) ProtoMessage() {}
 
 func (x *IdentityErased) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[28]
+	mi := &file_hallpass_v1_record_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2811,7 +3029,7 @@ func (x *IdentityErased) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdentityErased.ProtoReflect.Descriptor instead.
 func (*IdentityErased) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{28}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *IdentityErased) GetCaller() *Caller {
@@ -2864,7 +3082,7 @@ type BackupTaken struct {
 
 func (x *BackupTaken) Reset() {
 	*x = BackupTaken{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[29]
+	mi := &file_hallpass_v1_record_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2876,7 +3094,7 @@ func (x *BackupTaken) String() string {
 func (*BackupTaken) ProtoMessage() {}
 
 func (x *BackupTaken) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[29]
+	mi := &file_hallpass_v1_record_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2889,7 +3107,7 @@ func (x *BackupTaken) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupTaken.ProtoReflect.Descriptor instead.
 func (*BackupTaken) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{29}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *BackupTaken) GetCaller() *Caller {
@@ -2944,7 +3162,7 @@ type Archived struct {
 
 func (x *Archived) Reset() {
 	*x = Archived{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[30]
+	mi := &file_hallpass_v1_record_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2956,7 +3174,7 @@ func (x *Archived) String() string {
 func (*Archived) ProtoMessage() {}
 
 func (x *Archived) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[30]
+	mi := &file_hallpass_v1_record_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3187,7 @@ func (x *Archived) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Archived.ProtoReflect.Descriptor instead.
 func (*Archived) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{30}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Archived) GetBefore() uint64 {
@@ -3053,7 +3271,7 @@ type CarriedFacts struct {
 
 func (x *CarriedFacts) Reset() {
 	*x = CarriedFacts{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[31]
+	mi := &file_hallpass_v1_record_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3283,7 @@ func (x *CarriedFacts) String() string {
 func (*CarriedFacts) ProtoMessage() {}
 
 func (x *CarriedFacts) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[31]
+	mi := &file_hallpass_v1_record_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3296,7 @@ func (x *CarriedFacts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedFacts.ProtoReflect.Descriptor instead.
 func (*CarriedFacts) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{31}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CarriedFacts) GetFacts() []*CarriedFact {
@@ -3105,7 +3323,7 @@ type CarriedFact struct {
 
 func (x *CarriedFact) Reset() {
 	*x = CarriedFact{}
-	mi := &file_hallpass_v1_record_proto_msgTypes[32]
+	mi := &file_hallpass_v1_record_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3117,7 +3335,7 @@ func (x *CarriedFact) String() string {
 func (*CarriedFact) ProtoMessage() {}
 
 func (x *CarriedFact) ProtoReflect() protoreflect.Message {
-	mi := &file_hallpass_v1_record_proto_msgTypes[32]
+	mi := &file_hallpass_v1_record_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3130,7 +3348,7 @@ func (x *CarriedFact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CarriedFact.ProtoReflect.Descriptor instead.
 func (*CarriedFact) Descriptor() ([]byte, []int) {
-	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{32}
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CarriedFact) GetKey() []byte {
@@ -3161,11 +3379,93 @@ func (x *CarriedFact) GetGone() bool {
 	return false
 }
 
+// Reviewed says that somebody looked at a decision that asks for review: never the one who asked for the certificate.
+type Reviewed struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who looked.
+	Caller *Caller `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`
+	// Address the call came from.
+	SourceIp string `protobuf:"bytes,2,opt,name=source_ip,json=sourceIp,proto3" json:"source_ip,omitempty"`
+	// Index of the Decided record.
+	Decided uint64 `protobuf:"varint,3,opt,name=decided,proto3" json:"decided,omitempty"`
+	// Until when somebody should look, as that record says.
+	Due *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=due,proto3" json:"due,omitempty"`
+	// What whoever looked has to say.
+	Comment       string `protobuf:"bytes,5,opt,name=comment,proto3" json:"comment,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Reviewed) Reset() {
+	*x = Reviewed{}
+	mi := &file_hallpass_v1_record_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Reviewed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Reviewed) ProtoMessage() {}
+
+func (x *Reviewed) ProtoReflect() protoreflect.Message {
+	mi := &file_hallpass_v1_record_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Reviewed.ProtoReflect.Descriptor instead.
+func (*Reviewed) Descriptor() ([]byte, []int) {
+	return file_hallpass_v1_record_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Reviewed) GetCaller() *Caller {
+	if x != nil {
+		return x.Caller
+	}
+	return nil
+}
+
+func (x *Reviewed) GetSourceIp() string {
+	if x != nil {
+		return x.SourceIp
+	}
+	return ""
+}
+
+func (x *Reviewed) GetDecided() uint64 {
+	if x != nil {
+		return x.Decided
+	}
+	return 0
+}
+
+func (x *Reviewed) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *Reviewed) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
 var File_hallpass_v1_record_proto protoreflect.FileDescriptor
 
 const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\n" +
-	"\x18hallpass/v1/record.proto\x12\vhallpass.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xe9\b\n" +
+	"\x18hallpass/v1/record.proto\x12\vhallpass.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9e\t\n" +
 	"\x06Record\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05index\x18\x02 \x01(\x04R\x05index\x12.\n" +
@@ -3182,6 +3482,7 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\x0eaccess_refused\x18\x18 \x01(\v2\x1a.hallpass.v1.AccessRefusedH\x00R\raccessRefused\x12>\n" +
 	"\rsign_in_bound\x18\x19 \x01(\v2\x18.hallpass.v1.SignInBoundH\x00R\vsignInBound\x12F\n" +
 	"\x0fpolicy_accepted\x18\x1a \x01(\v2\x1b.hallpass.v1.PolicyAcceptedH\x00R\x0epolicyAccepted\x123\n" +
+	"\breviewed\x18\x1b \x01(\v2\x15.hallpass.v1.ReviewedH\x00R\breviewed\x123\n" +
 	"\brestored\x18( \x01(\v2\x15.hallpass.v1.RestoredH\x00R\brestored\x12F\n" +
 	"\x0fidentity_erased\x18) \x01(\v2\x1b.hallpass.v1.IdentityErasedH\x00R\x0eidentityErased\x12=\n" +
 	"\fbackup_taken\x18* \x01(\v2\x18.hallpass.v1.BackupTakenH\x00R\vbackupTaken\x123\n" +
@@ -3285,7 +3586,7 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\n" +
 	"FailedRule\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"\xff\x03\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xac\x04\n" +
 	"\aDecided\x12+\n" +
 	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12-\n" +
 	"\x05token\x18\x02 \x01(\v2\x17.hallpass.v1.TokenFactsR\x05token\x12(\n" +
@@ -3301,7 +3602,23 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\x06proven\x18\n" +
 	" \x01(\bR\x06proven\x12\x14\n" +
 	"\x05lists\x18\v \x01(\fR\x05lists\x122\n" +
-	"\afetched\x18\f \x03(\v2\x18.hallpass.v1.FetchedListR\afetched\">\n" +
+	"\afetched\x18\f \x03(\v2\x18.hallpass.v1.FetchedListR\afetched\x12+\n" +
+	"\x06review\x18\r \x01(\v2\x13.hallpass.v1.ReviewR\x06review\"\x88\x02\n" +
+	"\x06Review\x12.\n" +
+	"\x06policy\x18\x01 \x01(\v2\x16.hallpass.v1.PolicyRefR\x06policy\x12-\n" +
+	"\x05rules\x18\x02 \x03(\v2\x17.hallpass.v1.ReviewRuleR\x05rules\x12,\n" +
+	"\x03due\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12 \n" +
+	"\tfirst_use\x18\x04 \x01(\bH\x00R\bfirstUse\x88\x01\x01\x12A\n" +
+	"\x0erefused_before\x18\x05 \x01(\v2\x1a.hallpass.v1.RefusedBeforeR\rrefusedBeforeB\f\n" +
+	"\n" +
+	"_first_use\"R\n" +
+	"\n" +
+	"ReviewRule\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\tR\x06failed\"A\n" +
+	"\rRefusedBefore\x120\n" +
+	"\x05times\x18\x01 \x03(\v2\x1a.google.protobuf.TimestampR\x05times\">\n" +
 	"\fFetchedLists\x12.\n" +
 	"\x05lists\x18\x01 \x03(\v2\x18.hallpass.v1.FetchedListR\x05lists\"v\n" +
 	"\vFetchedList\x12\x12\n" +
@@ -3370,7 +3687,13 @@ const file_hallpass_v1_record_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x18\n" +
 	"\aexpires\x18\x03 \x01(\x04R\aexpires\x12\x12\n" +
-	"\x04gone\x18\x04 \x01(\bR\x04gone*\xa0\x02\n" +
+	"\x04gone\x18\x04 \x01(\bR\x04gone\"\xb6\x01\n" +
+	"\bReviewed\x12+\n" +
+	"\x06caller\x18\x01 \x01(\v2\x13.hallpass.v1.CallerR\x06caller\x12\x1b\n" +
+	"\tsource_ip\x18\x02 \x01(\tR\bsourceIp\x12\x18\n" +
+	"\adecided\x18\x03 \x01(\x04R\adecided\x12,\n" +
+	"\x03due\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x12\x18\n" +
+	"\acomment\x18\x05 \x01(\tR\acomment*\xa0\x02\n" +
 	"\vPolicyFault\x12\x1c\n" +
 	"\x18POLICY_FAULT_UNSPECIFIED\x10\x00\x12\x1b\n" +
 	"\x17POLICY_FAULT_UNREADABLE\x10\x01\x12\x17\n" +
@@ -3420,7 +3743,7 @@ func file_hallpass_v1_record_proto_rawDescGZIP() []byte {
 }
 
 var file_hallpass_v1_record_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_hallpass_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_hallpass_v1_record_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_hallpass_v1_record_proto_goTypes = []any{
 	(PolicyFault)(0),              // 0: hallpass.v1.PolicyFault
 	(CallerKind)(0),               // 1: hallpass.v1.CallerKind
@@ -3445,93 +3768,106 @@ var file_hallpass_v1_record_proto_goTypes = []any{
 	(*Decision)(nil),              // 20: hallpass.v1.Decision
 	(*FailedRule)(nil),            // 21: hallpass.v1.FailedRule
 	(*Decided)(nil),               // 22: hallpass.v1.Decided
-	(*FetchedLists)(nil),          // 23: hallpass.v1.FetchedLists
-	(*FetchedList)(nil),           // 24: hallpass.v1.FetchedList
-	(*Refusal)(nil),               // 25: hallpass.v1.Refusal
-	(*SignatureFailed)(nil),       // 26: hallpass.v1.SignatureFailed
-	(*StrangersCounted)(nil),      // 27: hallpass.v1.StrangersCounted
-	(*Count)(nil),                 // 28: hallpass.v1.Count
-	(*RefusalsCounted)(nil),       // 29: hallpass.v1.RefusalsCounted
-	(*AccessRefused)(nil),         // 30: hallpass.v1.AccessRefused
-	(*SignInBound)(nil),           // 31: hallpass.v1.SignInBound
-	(*Restored)(nil),              // 32: hallpass.v1.Restored
-	(*IdentityErased)(nil),        // 33: hallpass.v1.IdentityErased
-	(*BackupTaken)(nil),           // 34: hallpass.v1.BackupTaken
-	(*Archived)(nil),              // 35: hallpass.v1.Archived
-	(*CarriedFacts)(nil),          // 36: hallpass.v1.CarriedFacts
-	(*CarriedFact)(nil),           // 37: hallpass.v1.CarriedFact
-	(*timestamppb.Timestamp)(nil), // 38: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 39: google.protobuf.Duration
+	(*Review)(nil),                // 23: hallpass.v1.Review
+	(*ReviewRule)(nil),            // 24: hallpass.v1.ReviewRule
+	(*RefusedBefore)(nil),         // 25: hallpass.v1.RefusedBefore
+	(*FetchedLists)(nil),          // 26: hallpass.v1.FetchedLists
+	(*FetchedList)(nil),           // 27: hallpass.v1.FetchedList
+	(*Refusal)(nil),               // 28: hallpass.v1.Refusal
+	(*SignatureFailed)(nil),       // 29: hallpass.v1.SignatureFailed
+	(*StrangersCounted)(nil),      // 30: hallpass.v1.StrangersCounted
+	(*Count)(nil),                 // 31: hallpass.v1.Count
+	(*RefusalsCounted)(nil),       // 32: hallpass.v1.RefusalsCounted
+	(*AccessRefused)(nil),         // 33: hallpass.v1.AccessRefused
+	(*SignInBound)(nil),           // 34: hallpass.v1.SignInBound
+	(*Restored)(nil),              // 35: hallpass.v1.Restored
+	(*IdentityErased)(nil),        // 36: hallpass.v1.IdentityErased
+	(*BackupTaken)(nil),           // 37: hallpass.v1.BackupTaken
+	(*Archived)(nil),              // 38: hallpass.v1.Archived
+	(*CarriedFacts)(nil),          // 39: hallpass.v1.CarriedFacts
+	(*CarriedFact)(nil),           // 40: hallpass.v1.CarriedFact
+	(*Reviewed)(nil),              // 41: hallpass.v1.Reviewed
+	(*timestamppb.Timestamp)(nil), // 42: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 43: google.protobuf.Duration
 }
 var file_hallpass_v1_record_proto_depIdxs = []int32{
-	38, // 0: hallpass.v1.Record.time:type_name -> google.protobuf.Timestamp
+	42, // 0: hallpass.v1.Record.time:type_name -> google.protobuf.Timestamp
 	6,  // 1: hallpass.v1.Record.genesis:type_name -> hallpass.v1.Genesis
 	7,  // 2: hallpass.v1.Record.authority_key_listed:type_name -> hallpass.v1.AuthorityKeyListed
 	9,  // 3: hallpass.v1.Record.policy_loaded:type_name -> hallpass.v1.PolicyLoaded
 	11, // 4: hallpass.v1.Record.policy_refused:type_name -> hallpass.v1.PolicyRefused
 	22, // 5: hallpass.v1.Record.decided:type_name -> hallpass.v1.Decided
-	26, // 6: hallpass.v1.Record.signature_failed:type_name -> hallpass.v1.SignatureFailed
-	27, // 7: hallpass.v1.Record.strangers_counted:type_name -> hallpass.v1.StrangersCounted
-	29, // 8: hallpass.v1.Record.refusals_counted:type_name -> hallpass.v1.RefusalsCounted
-	30, // 9: hallpass.v1.Record.access_refused:type_name -> hallpass.v1.AccessRefused
-	31, // 10: hallpass.v1.Record.sign_in_bound:type_name -> hallpass.v1.SignInBound
+	29, // 6: hallpass.v1.Record.signature_failed:type_name -> hallpass.v1.SignatureFailed
+	30, // 7: hallpass.v1.Record.strangers_counted:type_name -> hallpass.v1.StrangersCounted
+	32, // 8: hallpass.v1.Record.refusals_counted:type_name -> hallpass.v1.RefusalsCounted
+	33, // 9: hallpass.v1.Record.access_refused:type_name -> hallpass.v1.AccessRefused
+	34, // 10: hallpass.v1.Record.sign_in_bound:type_name -> hallpass.v1.SignInBound
 	12, // 11: hallpass.v1.Record.policy_accepted:type_name -> hallpass.v1.PolicyAccepted
-	32, // 12: hallpass.v1.Record.restored:type_name -> hallpass.v1.Restored
-	33, // 13: hallpass.v1.Record.identity_erased:type_name -> hallpass.v1.IdentityErased
-	34, // 14: hallpass.v1.Record.backup_taken:type_name -> hallpass.v1.BackupTaken
-	35, // 15: hallpass.v1.Record.archived:type_name -> hallpass.v1.Archived
-	8,  // 16: hallpass.v1.PolicyLoaded.policy:type_name -> hallpass.v1.PolicyRef
-	10, // 17: hallpass.v1.PolicyLoaded.commit:type_name -> hallpass.v1.Commit
-	38, // 18: hallpass.v1.Commit.time:type_name -> google.protobuf.Timestamp
-	0,  // 19: hallpass.v1.PolicyRefused.fault:type_name -> hallpass.v1.PolicyFault
-	10, // 20: hallpass.v1.PolicyRefused.commit:type_name -> hallpass.v1.Commit
-	13, // 21: hallpass.v1.PolicyAccepted.caller:type_name -> hallpass.v1.Caller
-	8,  // 22: hallpass.v1.PolicyAccepted.previous:type_name -> hallpass.v1.PolicyRef
-	1,  // 23: hallpass.v1.Caller.kind:type_name -> hallpass.v1.CallerKind
-	1,  // 24: hallpass.v1.IdentitySnapshot.kind:type_name -> hallpass.v1.CallerKind
-	15, // 25: hallpass.v1.IdentitySnapshot.claims:type_name -> hallpass.v1.Claim
-	16, // 26: hallpass.v1.Claim.strings:type_name -> hallpass.v1.StringList
-	38, // 27: hallpass.v1.TokenFacts.auth_time:type_name -> google.protobuf.Timestamp
-	38, // 28: hallpass.v1.TokenFacts.issued_at:type_name -> google.protobuf.Timestamp
-	38, // 29: hallpass.v1.TokenFacts.expires_at:type_name -> google.protobuf.Timestamp
-	39, // 30: hallpass.v1.Asked.ttl:type_name -> google.protobuf.Duration
-	38, // 31: hallpass.v1.Asked.client_time:type_name -> google.protobuf.Timestamp
-	3,  // 32: hallpass.v1.Need.kind:type_name -> hallpass.v1.NeedKind
-	39, // 33: hallpass.v1.Need.login_within:type_name -> google.protobuf.Duration
-	2,  // 34: hallpass.v1.Decision.outcome:type_name -> hallpass.v1.Outcome
-	19, // 35: hallpass.v1.Decision.needs:type_name -> hallpass.v1.Need
-	21, // 36: hallpass.v1.Decision.failed:type_name -> hallpass.v1.FailedRule
-	13, // 37: hallpass.v1.Decided.caller:type_name -> hallpass.v1.Caller
-	17, // 38: hallpass.v1.Decided.token:type_name -> hallpass.v1.TokenFacts
-	18, // 39: hallpass.v1.Decided.asked:type_name -> hallpass.v1.Asked
-	38, // 40: hallpass.v1.Decided.decided_at:type_name -> google.protobuf.Timestamp
-	8,  // 41: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
-	20, // 42: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
-	25, // 43: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
-	24, // 44: hallpass.v1.Decided.fetched:type_name -> hallpass.v1.FetchedList
-	24, // 45: hallpass.v1.FetchedLists.lists:type_name -> hallpass.v1.FetchedList
-	38, // 46: hallpass.v1.FetchedList.fetched_at:type_name -> google.protobuf.Timestamp
-	4,  // 47: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
-	38, // 48: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
-	38, // 49: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
-	28, // 50: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
-	13, // 51: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
-	38, // 52: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
-	38, // 53: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
-	13, // 54: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
-	25, // 55: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
-	8,  // 56: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
-	13, // 57: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
-	17, // 58: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
-	13, // 59: hallpass.v1.IdentityErased.caller:type_name -> hallpass.v1.Caller
-	13, // 60: hallpass.v1.BackupTaken.caller:type_name -> hallpass.v1.Caller
-	38, // 61: hallpass.v1.Archived.until:type_name -> google.protobuf.Timestamp
-	37, // 62: hallpass.v1.CarriedFacts.facts:type_name -> hallpass.v1.CarriedFact
-	63, // [63:63] is the sub-list for method output_type
-	63, // [63:63] is the sub-list for method input_type
-	63, // [63:63] is the sub-list for extension type_name
-	63, // [63:63] is the sub-list for extension extendee
-	0,  // [0:63] is the sub-list for field type_name
+	41, // 12: hallpass.v1.Record.reviewed:type_name -> hallpass.v1.Reviewed
+	35, // 13: hallpass.v1.Record.restored:type_name -> hallpass.v1.Restored
+	36, // 14: hallpass.v1.Record.identity_erased:type_name -> hallpass.v1.IdentityErased
+	37, // 15: hallpass.v1.Record.backup_taken:type_name -> hallpass.v1.BackupTaken
+	38, // 16: hallpass.v1.Record.archived:type_name -> hallpass.v1.Archived
+	8,  // 17: hallpass.v1.PolicyLoaded.policy:type_name -> hallpass.v1.PolicyRef
+	10, // 18: hallpass.v1.PolicyLoaded.commit:type_name -> hallpass.v1.Commit
+	42, // 19: hallpass.v1.Commit.time:type_name -> google.protobuf.Timestamp
+	0,  // 20: hallpass.v1.PolicyRefused.fault:type_name -> hallpass.v1.PolicyFault
+	10, // 21: hallpass.v1.PolicyRefused.commit:type_name -> hallpass.v1.Commit
+	13, // 22: hallpass.v1.PolicyAccepted.caller:type_name -> hallpass.v1.Caller
+	8,  // 23: hallpass.v1.PolicyAccepted.previous:type_name -> hallpass.v1.PolicyRef
+	1,  // 24: hallpass.v1.Caller.kind:type_name -> hallpass.v1.CallerKind
+	1,  // 25: hallpass.v1.IdentitySnapshot.kind:type_name -> hallpass.v1.CallerKind
+	15, // 26: hallpass.v1.IdentitySnapshot.claims:type_name -> hallpass.v1.Claim
+	16, // 27: hallpass.v1.Claim.strings:type_name -> hallpass.v1.StringList
+	42, // 28: hallpass.v1.TokenFacts.auth_time:type_name -> google.protobuf.Timestamp
+	42, // 29: hallpass.v1.TokenFacts.issued_at:type_name -> google.protobuf.Timestamp
+	42, // 30: hallpass.v1.TokenFacts.expires_at:type_name -> google.protobuf.Timestamp
+	43, // 31: hallpass.v1.Asked.ttl:type_name -> google.protobuf.Duration
+	42, // 32: hallpass.v1.Asked.client_time:type_name -> google.protobuf.Timestamp
+	3,  // 33: hallpass.v1.Need.kind:type_name -> hallpass.v1.NeedKind
+	43, // 34: hallpass.v1.Need.login_within:type_name -> google.protobuf.Duration
+	2,  // 35: hallpass.v1.Decision.outcome:type_name -> hallpass.v1.Outcome
+	19, // 36: hallpass.v1.Decision.needs:type_name -> hallpass.v1.Need
+	21, // 37: hallpass.v1.Decision.failed:type_name -> hallpass.v1.FailedRule
+	13, // 38: hallpass.v1.Decided.caller:type_name -> hallpass.v1.Caller
+	17, // 39: hallpass.v1.Decided.token:type_name -> hallpass.v1.TokenFacts
+	18, // 40: hallpass.v1.Decided.asked:type_name -> hallpass.v1.Asked
+	42, // 41: hallpass.v1.Decided.decided_at:type_name -> google.protobuf.Timestamp
+	8,  // 42: hallpass.v1.Decided.policy:type_name -> hallpass.v1.PolicyRef
+	20, // 43: hallpass.v1.Decided.decision:type_name -> hallpass.v1.Decision
+	28, // 44: hallpass.v1.Decided.refusal:type_name -> hallpass.v1.Refusal
+	27, // 45: hallpass.v1.Decided.fetched:type_name -> hallpass.v1.FetchedList
+	23, // 46: hallpass.v1.Decided.review:type_name -> hallpass.v1.Review
+	8,  // 47: hallpass.v1.Review.policy:type_name -> hallpass.v1.PolicyRef
+	24, // 48: hallpass.v1.Review.rules:type_name -> hallpass.v1.ReviewRule
+	42, // 49: hallpass.v1.Review.due:type_name -> google.protobuf.Timestamp
+	25, // 50: hallpass.v1.Review.refused_before:type_name -> hallpass.v1.RefusedBefore
+	42, // 51: hallpass.v1.RefusedBefore.times:type_name -> google.protobuf.Timestamp
+	27, // 52: hallpass.v1.FetchedLists.lists:type_name -> hallpass.v1.FetchedList
+	42, // 53: hallpass.v1.FetchedList.fetched_at:type_name -> google.protobuf.Timestamp
+	4,  // 54: hallpass.v1.Refusal.kind:type_name -> hallpass.v1.ErrorKind
+	42, // 55: hallpass.v1.StrangersCounted.from:type_name -> google.protobuf.Timestamp
+	42, // 56: hallpass.v1.StrangersCounted.to:type_name -> google.protobuf.Timestamp
+	31, // 57: hallpass.v1.StrangersCounted.counts:type_name -> hallpass.v1.Count
+	13, // 58: hallpass.v1.RefusalsCounted.caller:type_name -> hallpass.v1.Caller
+	42, // 59: hallpass.v1.RefusalsCounted.from:type_name -> google.protobuf.Timestamp
+	42, // 60: hallpass.v1.RefusalsCounted.to:type_name -> google.protobuf.Timestamp
+	13, // 61: hallpass.v1.AccessRefused.caller:type_name -> hallpass.v1.Caller
+	28, // 62: hallpass.v1.AccessRefused.refusal:type_name -> hallpass.v1.Refusal
+	8,  // 63: hallpass.v1.AccessRefused.policy:type_name -> hallpass.v1.PolicyRef
+	13, // 64: hallpass.v1.SignInBound.caller:type_name -> hallpass.v1.Caller
+	17, // 65: hallpass.v1.SignInBound.token:type_name -> hallpass.v1.TokenFacts
+	13, // 66: hallpass.v1.IdentityErased.caller:type_name -> hallpass.v1.Caller
+	13, // 67: hallpass.v1.BackupTaken.caller:type_name -> hallpass.v1.Caller
+	42, // 68: hallpass.v1.Archived.until:type_name -> google.protobuf.Timestamp
+	40, // 69: hallpass.v1.CarriedFacts.facts:type_name -> hallpass.v1.CarriedFact
+	13, // 70: hallpass.v1.Reviewed.caller:type_name -> hallpass.v1.Caller
+	42, // 71: hallpass.v1.Reviewed.due:type_name -> google.protobuf.Timestamp
+	72, // [72:72] is the sub-list for method output_type
+	72, // [72:72] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_hallpass_v1_record_proto_init() }
@@ -3551,6 +3887,7 @@ func file_hallpass_v1_record_proto_init() {
 		(*Record_AccessRefused)(nil),
 		(*Record_SignInBound)(nil),
 		(*Record_PolicyAccepted)(nil),
+		(*Record_Reviewed)(nil),
 		(*Record_Restored)(nil),
 		(*Record_IdentityErased)(nil),
 		(*Record_BackupTaken)(nil),
@@ -3562,13 +3899,14 @@ func file_hallpass_v1_record_proto_init() {
 		(*Claim_String_)(nil),
 		(*Claim_Strings)(nil),
 	}
+	file_hallpass_v1_record_proto_msgTypes[18].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hallpass_v1_record_proto_rawDesc), len(file_hallpass_v1_record_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   33,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
