@@ -239,6 +239,7 @@ func (d *daemon) stop(served <-chan error) error {
 func (d *daemon) watch(p *parts, witnesses []*witness) {
 	d.metrics.watchLog(d.store, d.cfg.Now)
 	d.metrics.watchServer(d.server, d.limiter)
+	d.metrics.watchReviews(d.store, d.cfg.Now)
 	d.metrics.watchSinks(d.sinks, d.store, d.cfg.Now)
 	d.metrics.watchWitnesses(witnesses, d.store)
 	d.metrics.watchIssuers(d.verifier)

@@ -81,6 +81,23 @@ func (m *metrics) watchLog(s *bolt.Store, now func() time.Time) {
 	})
 }
 
+// watchReviews registers how many decisions wait for somebody to look at them.
+func (m *metrics) watchReviews(log store.Reader, now func() time.Time) {
+	m.lookUp([]metric{
+		{"hallpass_reviews_open", "Decisions that ask for a review, at which nobody looked yet.", nil},
+		{"hallpass_reviews_overdue", "Those of them that are overdue.", nil},
+	}, func(put putMetric) {
+		ctx, cancel := context.WithTimeout(context.Background(), scrapeTimeout)
+		defer cancel()
+		open, overdue, err := store.CountReviews(ctx, log, now())
+		if err != nil {
+			return
+		}
+		put("hallpass_reviews_open", float64(open))
+		put("hallpass_reviews_overdue", float64(overdue))
+	})
+}
+
 // watchSinks registers how far the sinks have come.
 func (m *metrics) watchSinks(sinks []*sink.Sink, log store.Reader, now func() time.Time) {
 	of := []string{"sink"}

@@ -35,7 +35,7 @@ type aged struct {
 	facts   []store.KeyValue
 }
 
-// newAged writes a bit of everything on each of 80 days, nine or ten records a day.
+// newAged writes a bit of everything on each of 80 days, about ten records a day.
 func newAged(t testing.TB) *aged {
 	t.Helper()
 	l := &aged{path: newPath(t), clock: storetest.NewClock()}
@@ -47,6 +47,7 @@ func newAged(t testing.TB) *aged {
 	s := create(t, l.path, l.cfg)
 	f := storetest.NewFixture(t, s, l.clock.Now)
 	admin := ca.Caller{Identity: ca.Identity{Issuer: storetest.Issuer, Subject: "keeper", Kind: ca.Person}}
+	var asked []uint64 // decisions that ask for a review; somebody looks at each ten days later
 	for day := range 80 {
 		for _, who := range []string{"alice", "bob", "carol", fmt.Sprint("guest", day), "dave"} {
 			a := f.Grant(t, who)
@@ -56,7 +57,20 @@ func newAged(t testing.TB) *aged {
 			if who == "dave" {
 				a.Refusal, a.Authority, a.Proven = ca.Errorf(ca.Denied, "no"), "", false
 			}
+			if who == "bob" || who == "dave" {
+				history, err := f.Recorder.History(t.Context(), a, ca.Wants{FirstUse: true, Refusals: true})
+				if err != nil {
+					t.Fatal(err)
+				}
+				a.Review = &ca.Review{Policy: a.Policy, History: history}
+			}
+			if who == "bob" {
+				a.Review.Rules, a.Review.Due = []ca.ReviewRule{{Name: "look"}}, l.clock.Now().AddDate(0, 0, 7)
+			}
 			index, err := f.Record(t, a)
+			if who == "bob" {
+				asked = append(asked, index)
+			}
 			if err == nil && who == "bob" {
 				err = f.Recorder.SignatureFailed(t.Context(), index, "default", errors.New("no agent"))
 			}
@@ -64,6 +78,11 @@ func newAged(t testing.TB) *aged {
 				err = f.Recorder.SignInBound(t.Context(), a.Caller, [32]byte{byte(day)})
 			}
 			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		if day >= 10 {
+			if _, err := f.Recorder.MarkReviewed(t.Context(), admin, "192.0.2.1", asked[day-10], "talked to them"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -80,6 +99,11 @@ func newAged(t testing.TB) *aged {
 			t.Fatal(err)
 		}
 		l.clock.Move(24 * time.Hour)
+	}
+	for _, index := range asked[70:] {
+		if _, err := f.Recorder.MarkReviewed(t.Context(), admin, "192.0.2.1", index, "talked to them"); err != nil {
+			t.Fatal(err)
+		}
 	}
 	l.records = storetest.Records(t, s)
 	l.facts = facts(t, s)
@@ -467,8 +491,29 @@ func TestArchiveRefuses(t *testing.T) {
 	mustClose(t, s)
 	// What an attempt left that came as far as its archive is used.
 	l.archive(t, 10, "x.db")
-	if _, err := bolt.MoveToArchive(l.path, l.cfg, l.archiving(2, filepath.Join(dir, "x.db"))); err == nil || !strings.Contains(err.Error(), "nothing to archive") {
+	if _, err := bolt.MoveToArchive(l.path, l.cfg, l.archiving(5, filepath.Join(dir, "x.db"))); err == nil || !strings.Contains(err.Error(), "nothing to archive") {
 		t.Errorf("once more: %v", err)
+	}
+	// A decision that waits for somebody to look at it stays at hand.
+	s = open(t, l.path, l.cfg)
+	a := storetest.NewFixture(t, s, l.clock.Now).Grant(t, "bob")
+	a.Review = &ca.Review{Policy: a.Policy, Rules: []ca.ReviewRule{{Name: "look"}}, Due: l.clock.Now()}
+	a.Refusal, a.Authority, a.Decision.Outcome = ca.Errorf(ca.Denied, "no"), "", ca.Deny
+	if _, err := store.NewRecorder(s).Record(t.Context(), a, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 300 {
+		if _, err := s.Append(t.Context(), storetest.Refused("goes on")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	l.clock.Move(30 * 24 * time.Hour)
+	if _, err := s.Append(t.Context(), storetest.Refused("goes on")); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	if _, err := bolt.MoveToArchive(l.path, l.cfg, l.archiving(2, filepath.Join(dir, "z.db"))); err == nil || !strings.Contains(err.Error(), "nobody looked at it yet") {
+		t.Errorf("of a decision that waits for its review: %v", err)
 	}
 }
 

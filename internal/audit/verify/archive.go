@@ -34,7 +34,7 @@ type archive struct {
 func leaves(r *pb.Record) bool {
 	switch r.GetEvent().(type) {
 	case *pb.Record_Decided, *pb.Record_SignatureFailed, *pb.Record_StrangersCounted, *pb.Record_RefusalsCounted,
-		*pb.Record_AccessRefused, *pb.Record_SignInBound, *pb.Record_BackupTaken, *pb.Record_Reviewed:
+		*pb.Record_AccessRefused, *pb.Record_SignInBound, *pb.Record_BackupTaken:
 		return true
 	}
 	return false

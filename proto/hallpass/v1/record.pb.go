@@ -3132,7 +3132,7 @@ func (x *BackupTaken) GetRecords() uint64 {
 }
 
 // Archived says that the records before one were moved to an archive, but for those on which the history of the CA itself hangs:
-// its keys, its policies, restores, erasures and archives. Their hashes stay, so that the tree is the same.
+// its keys, its policies, restores, erasures, reviews and archives. Their hashes stay, so that the tree is the same.
 type Archived struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Index of the first record that did not have to leave, a multiple of 256.
