@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -35,8 +36,36 @@ type aged struct {
 	facts   []store.KeyValue
 }
 
-// newAged writes a bit of everything on each of 80 days, about ten records a day.
+// agedDays is how many days an aged log tells of.
+const agedDays = 80
+
+// oneAged is written once, and each test has a copy.
+var oneAged struct {
+	mu       sync.Mutex
+	log      *aged
+	db, head []byte
+}
+
+// newAged is a copy of a log with a bit of everything on each day, about ten records.
 func newAged(t testing.TB) *aged {
+	t.Helper()
+	one := &oneAged
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if one.log == nil {
+		l := writeAged(t)
+		one.log, one.db, one.head = l, read(t, l.path), read(t, l.path+".head")
+	}
+	l := *one.log
+	l.path, l.clock = newPath(t), storetest.NewClock()
+	l.clock.Move(agedDays * 24 * time.Hour)
+	l.cfg.Now = l.clock.Now
+	write(t, l.path, one.db)
+	write(t, l.path+".head", one.head)
+	return &l
+}
+
+func writeAged(t testing.TB) *aged {
 	t.Helper()
 	l := &aged{path: newPath(t), clock: storetest.NewClock()}
 	key, secret, err := audit.GenerateLogKey()
@@ -48,7 +77,7 @@ func newAged(t testing.TB) *aged {
 	f := storetest.NewFixture(t, s, l.clock.Now)
 	admin := ca.Caller{Identity: ca.Identity{Issuer: storetest.Issuer, Subject: "keeper", Kind: ca.Person}}
 	var asked []uint64 // decisions that ask for a review; somebody looks at each ten days later
-	for day := range 80 {
+	for day := range agedDays {
 		for _, who := range []string{"alice", "bob", "carol", fmt.Sprint("guest", day), "dave"} {
 			a := f.Grant(t, who)
 			if who == "carol" { // whose groups change
