@@ -21,7 +21,15 @@ func TestArchivedIsHeldToItsForm(t *testing.T) {
 			Carried: [][]byte{make([]byte, 32)}, FactsVersion: audit.FactsVersion, By: "root (uid 0)",
 		}
 	}
-	if _, err := audit.Marshal(audit.Archived(good()), 600, time.Unix(2, 0), 0); err != nil {
+	read := func(a *pb.Archived) error {
+		b, err := audit.Marshal(audit.Archived(a), 600, time.Unix(2, 0), 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = audit.Parse(b)
+		return err
+	}
+	if err := read(good()); err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*pb.Archived){
@@ -40,7 +48,7 @@ func TestArchivedIsHeldToItsForm(t *testing.T) {
 	} {
 		a := good()
 		change(a)
-		if _, err := audit.Marshal(audit.Archived(a), 600, time.Unix(2, 0), 0); err == nil || !strings.Contains(err.Error(), "it archives") && !strings.Contains(err.Error(), "carries over") {
+		if err := read(a); err == nil || !strings.Contains(err.Error(), "it archives") && !strings.Contains(err.Error(), "carries over") {
 			t.Errorf("%s: got %v, want a refusal", name, err)
 		}
 	}
