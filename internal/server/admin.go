@@ -52,6 +52,9 @@ func (s adminService) Backup(_ *pb.BackupRequest, stream grpc.ServerStreamingSer
 		if s.draining.Err() != nil {
 			return ca.Errorf(ca.Unavailable, "the CA is shutting down: take the backup again")
 		}
+		if err := s.polite.read(ctx, chunkRecords); err != nil {
+			return err
+		}
 		n, err := io.ReadFull(backup, chunk)
 		if n > 0 {
 			if err := stream.Send(&pb.BackupResponse{Part: &pb.BackupResponse_Chunk{Chunk: chunk[:n]}}); err != nil {

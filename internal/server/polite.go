@@ -12,19 +12,23 @@ import (
 const (
 	// rush is how many requests for certificates at once mean that people wait for them.
 	rush = 8
-	// readRate is how many records a second all readers of the log get together meanwhile: about a twentieth of a machine with two cores.
-	readRate = 10_000
+	// readRate is how many records a second all readers of the log get together meanwhile, and readBurst how many at once: about a
+	// twentieth of what a machine with two cores can do.
+	readRate  = 2000
+	readBurst = 500
+	// chunkRecords is what a chunk of a backup counts for: it is read, encrypted and sent as it is.
+	chunkRecords = 64
 	// followPause is how long a follower waits for more records meanwhile, so that it does not wake for each commit.
 	followPause = 100 * time.Millisecond
 )
 
-// polite lets certificates go before those who read the log: followers, lists and exports. It delays them and leaves nothing out.
+// polite lets certificates go before those who read the log: followers, lists, exports and backups. It delays them and leaves nothing out.
 type polite struct {
 	issuing atomic.Int64
 	records *rate.Limiter
 }
 
-func newPolite() *polite { return &polite{records: rate.NewLimiter(readRate, readRate)} }
+func newPolite() *polite { return &polite{records: rate.NewLimiter(readRate, readBurst)} }
 
 // issue counts a request for a certificate until the function that it returns is called.
 func (p *polite) issue() (end func()) {
@@ -36,8 +40,8 @@ func (p *polite) rushed() bool { return p.issuing.Load() > rush }
 
 // read is told that somebody read n records, and returns when more may be read.
 func (p *polite) read(ctx context.Context, n int) error {
-	for ; n > 0 && p.rushed(); n -= readRate {
-		if err := p.records.WaitN(ctx, min(n, readRate)); err != nil {
+	for ; n > 0 && p.rushed(); n -= readBurst {
+		if err := p.records.WaitN(ctx, min(n, readBurst)); err != nil {
 			return fmt.Errorf("wait until certificates leave room for reading: %w", err)
 		}
 	}

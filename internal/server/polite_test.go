@@ -14,13 +14,13 @@ func TestCertificatesGoBeforeReaders(t *testing.T) {
 	for range rush {
 		defer p.issue()()
 	}
-	if err := p.read(over, 100*readRate); err != nil {
+	if err := p.read(over, 100*readBurst); err != nil {
 		t.Errorf("with %d requests, a reader waited: %v", rush, err)
 	}
 	p.pause(t.Context())
 
 	end := p.issue()
-	if err := p.read(t.Context(), readRate); err != nil {
+	if err := p.read(t.Context(), readBurst); err != nil {
 		t.Errorf("the first records: %v", err)
 	}
 	if err := p.read(over, 1); !errors.Is(err, context.Canceled) {

@@ -22,6 +22,8 @@ const (
 	// that commits replace are kept.
 	paceRate = 64 << 20
 	paceStep = 4 << 20
+	// busyRate takes the place of paceRate while many wait for commits, which share the disk.
+	busyRate = 12 << 20
 
 	// largeLog is where copies begin to take long, and also where bbolt begins to make its file longer in steps, however much is mapped.
 	largeLog = 16 << 20
@@ -76,7 +78,7 @@ func (s *Store) backup(ctx context.Context) (*store.Backup, error) {
 			return err
 		}
 		b.Checkpoint = append([]byte{}, tx.Bucket(metaBucket).Get(checkpointKey)...)
-		b.Bytes, err = tx.WriteTo(&paced{ctx: ctx, f: f, fast: !s.roomy(tx.Size())})
+		b.Bytes, err = tx.WriteTo(&paced{ctx: ctx, f: f, fast: !s.roomy(tx.Size()), busy: s.crowded.Load})
 		return err
 	})
 	if err == nil {
@@ -99,10 +101,10 @@ func (s *Store) backup(ctx context.Context) (*store.Backup, error) {
 type paced struct {
 	ctx   context.Context
 	f     *os.File
-	fast  bool // commits might wait for the end of the copy, so it comes as soon as it can
-	begin time.Time
-	done  int64 // bytes
-	ahead int64 // of done, not synced yet
+	fast  bool        // commits might wait for the end of the copy, so it comes as soon as it can
+	busy  func() bool // many wait for commits
+	begin time.Time   // of the step
+	ahead int64       // bytes of the step, not synced yet
 }
 
 func (p *paced) Write(b []byte) (int, error) {
@@ -113,21 +115,26 @@ func (p *paced) Write(b []byte) (int, error) {
 		p.begin = time.Now()
 	}
 	n, err := p.f.Write(b)
-	if p.done, p.ahead = p.done+int64(n), p.ahead+int64(n); err != nil || p.ahead < paceStep {
+	if p.ahead += int64(n); err != nil || p.ahead < paceStep {
 		return n, err
 	}
 	if p.fast {
 		return n, context.Cause(p.ctx)
 	}
-	p.ahead = 0
 	if err := p.f.Sync(); err != nil {
 		return n, err
 	}
-	due := p.begin.Add(time.Duration(p.done) * time.Second / paceRate)
+	rate := int64(paceRate)
+	if p.busy() {
+		rate = busyRate
+	}
+	due := p.begin.Add(time.Duration(p.ahead) * time.Second / time.Duration(rate))
+	p.ahead = 0
 	select {
 	case <-p.ctx.Done():
 		return n, context.Cause(p.ctx)
 	case <-time.After(time.Until(due)):
+		p.begin = time.Now()
 		return n, nil
 	}
 }

@@ -126,6 +126,7 @@ type Store struct {
 	dead     chan struct{} // closed when the outcome of a commit is in doubt
 	kill     sync.Once     // closes dead
 	close    func() error
+	crowded  atomic.Bool   // the newest batch was one of many callers
 	copying  sync.Mutex    // held while a backup is taken
 	headSize atomic.Uint64 // how many records the head beside the log covers
 

@@ -99,6 +99,7 @@ func (s *Store) committer() {
 			}
 			batch := s.gather(c)
 			if last = len(batch); last > 0 {
+				s.crowded.Store(last > crowd)
 				s.commit(batch)
 			}
 			if s.isDead() {
