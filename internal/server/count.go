@@ -49,7 +49,7 @@ func (s auditService) CountRecords(ctx context.Context, in *pb.CountRecordsReque
 	if err != nil {
 		return nil, err
 	}
-	if err := s.polite.read(ctx, c.records); err != nil {
+	if err := s.polite.read(ctx, c.records/countedRecords); err != nil {
 		return nil, err
 	}
 	out := &pb.CountRecordsResponse{Own: about.GetOwn(), Failed: about.GetFailed(), Failure: about.GetFailure()}

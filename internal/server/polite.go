@@ -2,10 +2,10 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"sync/atomic"
 	"time"
 
+	"github.com/hallpass-ssh/hallpass/ca"
 	"golang.org/x/time/rate"
 )
 
@@ -16,6 +16,8 @@ const (
 	// twentieth of what a machine with two cores can do.
 	readRate  = 2000
 	readBurst = 500
+	// countedRecords is how many records that are counted, and not sent, stand for one.
+	countedRecords = 10
 	// chunkRecords is what a chunk of a backup counts for: it is read, encrypted and sent as it is.
 	chunkRecords = 64
 	// followPause is how long a follower waits for more records meanwhile, so that it does not wake for each commit.
@@ -42,7 +44,7 @@ func (p *polite) rushed() bool { return p.issuing.Load() > rush }
 func (p *polite) read(ctx context.Context, n int) error {
 	for ; n > 0 && p.rushed(); n -= readBurst {
 		if err := p.records.WaitN(ctx, min(n, readBurst)); err != nil {
-			return fmt.Errorf("wait until certificates leave room for reading: %w", err)
+			return &ca.Error{Kind: ca.Unavailable, Message: "certificates go before those who read the log, and many wait for one: try again later", Err: err}
 		}
 	}
 	return nil
