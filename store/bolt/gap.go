@@ -89,44 +89,22 @@ func (w *writer) stay(record []byte, g *gap, hashes tlog.HashReader) error {
 		w.putLeaf(index, h[0])
 		return nil
 	}
-	r, err := audit.Parse(record)
+	r, err := w.parse(record)
 	if err != nil {
 		return err
-	}
-	if r.GetIndex() != index {
-		return fmt.Errorf("record %d stands where record %d should be", r.GetIndex(), index)
 	}
 	if g.leaves != nil && g.leaves(r) {
 		g.left++
 		w.putLeaf(index, tlog.RecordHash(record))
 		return nil
 	}
-	facts, err := audit.Facts(r)
+	facts, err := w.reach(r)
 	if err != nil {
 		return err
 	}
-	if err := w.follows(r); err != nil {
-		return err
-	}
-	w.head.time, w.head.epoch = r.GetTime().AsTime(), r.GetEpoch()
-	b := w.bucket(recordsBucket)
-	b.FillPercent = fillPercent
-	must(b.Put(number(index), record))
-	w.putLeaf(index, tlog.RecordHash(record))
+	w.putRecord(index, record)
 	for _, f := range facts {
 		w.putFact(f)
 	}
 	return nil
-}
-
-// putLeaf puts the hash of the record at index into the tree, and those that it completes.
-func (w *writer) putLeaf(index uint64, leaf tlog.Hash) {
-	b := w.bucket(hashesBucket)
-	b.FillPercent = fillPercent
-	added, err := tlog.StoredHashesForRecordHash(int64(index), leaf, hashReader(w.tx))
-	must(err)
-	first := uint64(tlog.StoredHashIndex(0, int64(index)))
-	for i, h := range added {
-		must(b.Put(number(first+uint64(i)), h[:]))
-	}
 }

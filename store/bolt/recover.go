@@ -180,21 +180,14 @@ func (w *writer) take(record []byte, g *gap, hashes tlog.HashReader) error {
 
 // replay appends a record as it is.
 func (w *writer) replay(record []byte) error {
-	r, err := audit.Parse(record)
+	r, err := w.parse(record)
 	if err != nil {
 		return err
 	}
-	if r.GetIndex() != w.head.size {
-		return fmt.Errorf("record %d stands where record %d should be", r.GetIndex(), w.head.size)
-	}
-	facts, err := audit.Facts(r)
+	facts, err := w.reach(r)
 	if err != nil {
 		return err
 	}
-	if err := w.follows(r); err != nil {
-		return err
-	}
-	w.head.time, w.head.epoch = r.GetTime().AsTime(), r.GetEpoch()
 	for _, f := range facts {
 		if !f.Allows(w.value(f.Key)) {
 			return fmt.Errorf("record %d contradicts what stands: fact %q", r.GetIndex(), f.Key)
@@ -202,6 +195,27 @@ func (w *writer) replay(record []byte) error {
 	}
 	w.put(built{record, r, facts}, nil, nil)
 	return nil
+}
+
+// parse reads the record at the end of the log.
+func (w *writer) parse(record []byte) (*pb.Record, error) {
+	r, err := audit.Parse(record)
+	if err == nil && r.GetIndex() != w.head.size {
+		err = fmt.Errorf("record %d stands where record %d should be", r.GetIndex(), w.head.size)
+	}
+	return r, err
+}
+
+// reach goes to the time and the epoch of a record, and returns what follows from it.
+func (w *writer) reach(r *pb.Record) ([]audit.Fact, error) {
+	facts, err := audit.Facts(r)
+	if err == nil {
+		err = w.follows(r)
+	}
+	if err == nil {
+		w.head.time, w.head.epoch = r.GetTime().AsTime(), r.GetEpoch()
+	}
+	return facts, err
 }
 
 // follows holds a record against the epoch that it comes in: only a restore begins another, as the log key said.

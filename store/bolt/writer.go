@@ -95,16 +95,8 @@ func build(e store.Entry, slot store.Slot) (b built, err error) {
 // be committed.
 func (w *writer) put(b built, blobs, erased [][]byte) {
 	index := b.record.GetIndex()
-	records, hashes := w.bucket(recordsBucket), w.bucket(hashesBucket)
-	records.FillPercent, hashes.FillPercent = fillPercent, fillPercent
-	must(records.Put(number(index), b.bytes))
-	added, err := tlog.StoredHashesForRecordHash(int64(index), tlog.RecordHash(b.bytes), hashReader(w.tx))
-	must(err)
-	first := tlog.StoredHashIndex(0, int64(index))
-	for i, h := range added {
-		must(hashes.Put(number(uint64(first)+uint64(i)), h[:]))
-	}
-	w.added.add(index, b.bytes, first, added)
+	hash, hashes := w.putRecord(index, b.bytes)
+	w.added.add(index, b.bytes, hash, hashes)
 	for _, f := range b.facts {
 		w.putFact(f)
 	}
@@ -121,6 +113,27 @@ func (w *writer) put(b built, blobs, erased [][]byte) {
 	}
 	w.head.size = index + 1
 	w.pruning += 2
+}
+
+// putRecord puts a record at its index, and its hash into the tree. It returns the hashes that this added, and the index of the first.
+func (w *writer) putRecord(index uint64, record []byte) (first int64, added []tlog.Hash) {
+	b := w.bucket(recordsBucket)
+	b.FillPercent = fillPercent
+	must(b.Put(number(index), record))
+	return w.putLeaf(index, tlog.RecordHash(record))
+}
+
+// putLeaf puts the hash of the record at index into the tree, and those that it completes.
+func (w *writer) putLeaf(index uint64, leaf tlog.Hash) (first int64, added []tlog.Hash) {
+	b := w.bucket(hashesBucket)
+	b.FillPercent = fillPercent
+	added, err := tlog.StoredHashesForRecordHash(int64(index), leaf, hashReader(w.tx))
+	must(err)
+	first = tlog.StoredHashIndex(0, int64(index))
+	for i, h := range added {
+		must(b.Put(number(uint64(first)+uint64(i)), h[:]))
+	}
+	return first, added
 }
 
 // putBlob stores a blob, unless it was erased: whoever was about to cite it when that happened still cites it, and nothing more.

@@ -7,10 +7,8 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
-	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
-	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -20,17 +18,7 @@ import (
 // second one, which does not, 5 first refusal of mallory, 6 second one, which asks for review, 7 carol's mark of 3, 8 carol's of 6.
 func newReviewed(t *testing.T) *copied {
 	t.Helper()
-	key, _, err := audit.GenerateLogKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	clock := storetest.NewClock()
-	s, err := bolt.Create(t.TempDir()+"/log.db", bolt.Config{LogKey: key, Now: clock.Now})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
-	f := storetest.NewFixture(t, s, clock.Now)
+	key, s, clock, f := newLog(t)
 	record := func(a *ca.Attempt, asks bool) {
 		t.Helper()
 		clock.Move(time.Second)

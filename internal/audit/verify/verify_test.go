@@ -24,9 +24,8 @@ type copied struct {
 	records [][]byte
 }
 
-// newCopy returns a log with grants, refusals and a failed signature: 0 genesis, 1 CA key, 2 policy, 3 grant, 4 refusal, 5 failed
-// signature of 3, 6 another policy, 7 grant.
-func newCopy(t *testing.T) *copied {
+// newLog is one with 0 genesis, 1 CA key and 2 policy. It is closed when the test ends.
+func newLog(t *testing.T) (*audit.LogKey, *bolt.Store, *storetest.Clock, *storetest.Fixture) {
 	t.Helper()
 	key, _, err := audit.GenerateLogKey()
 	if err != nil {
@@ -37,8 +36,15 @@ func newCopy(t *testing.T) *copied {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	f := storetest.NewFixture(t, s, clock.Now)
+	t.Cleanup(func() { _ = s.Close() })
+	return key, s, clock, storetest.NewFixture(t, s, clock.Now)
+}
+
+// newCopy returns a log with grants, refusals and a failed signature: 0 genesis, 1 CA key, 2 policy, 3 grant, 4 refusal, 5 failed
+// signature of 3, 6 another policy, 7 grant.
+func newCopy(t *testing.T) *copied {
+	t.Helper()
+	key, s, clock, f := newLog(t)
 	record := func(a *ca.Attempt) {
 		t.Helper()
 		clock.Move(time.Second)
