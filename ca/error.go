@@ -23,11 +23,11 @@ const (
 	Unavailable                 // not now
 )
 
-var kindNames = [...]string{"internal", "invalid", "unauthenticated", "denied", "needs", "not found", "conflict", "exhausted", "unavailable"}
+var kindNames = [...]string{"internal", "invalid", "unauthenticated", "denied", "needs", "not_found", "conflict", "exhausted", "unavailable"}
 
 func (k Kind) String() string {
 	if k < 0 || int(k) >= len(kindNames) {
-		return fmt.Sprintf("kind %d", int(k))
+		return fmt.Sprintf("kind_%d", int(k))
 	}
 	return kindNames[k]
 }

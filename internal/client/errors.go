@@ -104,7 +104,7 @@ func refusalOf(st *status.Status) *Refusal {
 // kindOf reads a kind's name as the daemon spells it: upper case, "NOT_FOUND". One that is not known is Internal.
 func kindOf(reason string) ca.Kind {
 	for kind := ca.Invalid; kind <= ca.Unavailable; kind++ {
-		if strings.ToUpper(strings.ReplaceAll(kind.String(), " ", "_")) == reason {
+		if strings.ToUpper(kind.String()) == reason {
 			return kind
 		}
 	}

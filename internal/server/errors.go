@@ -49,7 +49,7 @@ func toStatus(err error, requestID string) error {
 		code, message = codes.Internal, "internal error, request "+requestID+": ask the operators of the CA"
 	}
 	info := &errdetails.ErrorInfo{
-		Reason:   strings.ToUpper(strings.ReplaceAll(e.Kind.String(), " ", "_")),
+		Reason:   strings.ToUpper(e.Kind.String()),
 		Domain:   errorDomain,
 		Metadata: map[string]string{"request_id": requestID},
 	}
