@@ -34,6 +34,8 @@ type Bundle struct {
 	Commit *Commit
 	// Dirty says that the files differ from the commit.
 	Dirty bool
+	// Uncommitted says that the files are those of the commit, and the folder has others.
+	Uncommitted bool
 }
 
 // ReadDir reads the policy in dir. If dir is a git work tree or a folder of one, the files are those of the commit that is
@@ -69,10 +71,11 @@ func readDir(dir string, allowDirty bool) (*Bundle, error) {
 	if err != nil && (!allowDirty || !isUncommitted(err)) {
 		return nil, err
 	}
+	present, err := readFolder(full)
 	if !allowDirty {
+		committed.Uncommitted = err != nil || !sameFiles(committed.Files, present.Files)
 		return committed, nil
 	}
-	present, err := readFolder(full)
 	if err != nil {
 		return nil, err
 	}

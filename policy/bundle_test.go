@@ -86,7 +86,7 @@ func TestReadDirReadsTheCommit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(want, texts(b)); diff != "" || b.Revision != first || b.Dirty {
+	if diff := cmp.Diff(want, texts(b)); diff != "" || b.Revision != first || b.Dirty || !b.Uncommitted {
 		t.Errorf("revision %s, dirty %v, %s", b.Revision, b.Dirty, diff)
 	}
 
@@ -103,6 +103,10 @@ func TestReadDirReadsTheCommit(t *testing.T) {
 	b, err = policy.ReadDir(r.dir, true)
 	if err != nil {
 		t.Fatal(err)
+	}
+	clean, err := policy.ReadDir(r.dir, false)
+	if err != nil || clean.Uncommitted {
+		t.Errorf("a clean work tree has changes: %v, %v", clean.Uncommitted, err)
 	}
 	if b.Revision != second || b.Dirty {
 		t.Errorf("a clean work tree: revision %s, dirty %v", b.Revision, b.Dirty)

@@ -1,6 +1,8 @@
 package cli
 
 import (
+	"cmp"
+
 	"github.com/spf13/cobra"
 )
 
@@ -12,7 +14,7 @@ func (a *app) logoutCommand() *cobra.Command {
 somebody copied together with its key holds until it expires.`,
 		Args: exactArgs(),
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, sessionErr := a.session(cmd.Context())
+			session, sessionErr := a.session(cmd.Context())
 			if err := a.forgetSession(cmd.Context()); err != nil {
 				return err
 			}
@@ -23,7 +25,9 @@ somebody copied together with its key holds until it expires.`,
 			}
 			if sessionErr != nil {
 				a.note("nobody was signed in")
+				return nil
 			}
+			a.note("%s is signed out on this machine", cmp.Or(session.Email, session.Subject))
 			return nil
 		},
 	}

@@ -134,7 +134,11 @@ func (p *policyInForce) read(ctx context.Context, cause string) (*policy.Bundle,
 			defer cancel()
 		}
 	}
-	return p.source.read(ctx)
+	b, err := p.source.read(ctx)
+	if err == nil && b.Uncommitted {
+		p.logger.Warn("the folder of the policy has changes that are not committed: what is committed counts", "source", p.source.name(), "revision", b.Revision)
+	}
+	return b, err
 }
 
 // take holds a bundle to everything that a policy is held to, and puts it in force. Its signature comes first: what nobody vouches
