@@ -23,7 +23,7 @@ func archiveCommand() *cobra.Command {
 the log key signs and ` + "`hallpass audit verify FILE`" + ` verifies. It is compared with the log before anything is removed.
 
 The log keeps the hash of each record, so that checkpoints and proofs go on, and the records on which the CA itself hangs: its keys,
-policies, restores, erasures and archives. A record says what was archived, by whom and why. It needs room for the archive and for a
+policies, restores, erasures, reviews and archives. A record says what was archived, by whom and why. It needs room for the archive and for a
 second log. If it does not come to its end, run it again.`,
 		Example: "  hallpassd archive --before 365d /srv/archive/2026.db\n" +
 			"  hallpassd archive --before 2026-07-01 --reason \"records are kept online for half a year\" first-half.db",
@@ -46,7 +46,7 @@ second log. If it does not come to its end, run it again.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&dir, "dir", defaultDir, "folder made by `hallpassd init`")
+	f.StringVar(&dir, "dir", defaultDir, "`folder` made by hallpassd init")
 	f.StringVar(&before, "before", "", "what is older: a time (RFC 3339), a date (UTC), or an age such as 365d; at least a day. Required")
 	f.StringVar(&reason, "reason", "", "why, for the record")
 	return cmd

@@ -30,7 +30,8 @@ func Main(args []string, stdout, stderr io.Writer) int {
 	}
 	fmt.Fprintln(stderr, "hallpassd:", err)
 	if _, ok := errors.AsType[*usageError](err); ok {
-		fmt.Fprintln(stderr, "hint: hallpassd --help")
+		cmd, _, _ := root.Find(args) // or the root itself
+		fmt.Fprintf(stderr, "hint: %s --help\n", cmd.CommandPath())
 		return 2
 	}
 	return 1
@@ -111,7 +112,7 @@ func runCommand(stderr io.Writer) *cobra.Command {
 			return Run(cmd.Context(), cfg, stderr)
 		},
 	}
-	cmd.Flags().StringVar(&dir, "dir", defaultDir, "folder made by `hallpassd init`")
+	cmd.Flags().StringVar(&dir, "dir", defaultDir, "`folder` made by hallpassd init")
 	return cmd
 }
 
@@ -141,6 +142,6 @@ func checkCommand() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&dir, "dir", defaultDir, "folder made by `hallpassd init`")
+	cmd.Flags().StringVar(&dir, "dir", defaultDir, "`folder` made by hallpassd init")
 	return cmd
 }

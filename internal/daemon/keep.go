@@ -64,7 +64,7 @@ is known of the log. Those who knew more of it are told, in words that the log k
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&dir, "dir", defaultDir, "folder made by `hallpassd init`")
+	f.StringVar(&dir, "dir", defaultDir, "`folder` made by hallpassd init")
 	f.StringVar(&r.From, "from", "", "the backup; required")
 	f.StringArrayVar(&checkpoints, "checkpoint", nil, "file with a signed checkpoint of the log, the newest that anybody has; may be repeated")
 	f.BoolVar(&r.AcceptLoss, "accept-loss", false, "restore although records are missing, or may be")
@@ -132,7 +132,7 @@ The bytes of what was erased are in no page of the new file; the blocks of the o
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&dir, "dir", defaultDir, "folder made by `hallpassd init`")
+	cmd.Flags().StringVar(&dir, "dir", defaultDir, "`folder` made by hallpassd init")
 	return cmd
 }
 
@@ -158,7 +158,7 @@ func backupCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&dir, "dir", defaultDir, "folder made by `hallpassd init`")
+	cmd.Flags().StringVar(&dir, "dir", defaultDir, "`folder` made by hallpassd init")
 	return cmd
 }
 
