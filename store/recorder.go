@@ -18,8 +18,8 @@ import (
 // maxBoundKeys is how many keys bound to one sign-in are looked at. A person has one key for each device.
 const maxBoundKeys = 256
 
-// Recorder writes the words of the core into a Store. It is the core's Log, and keeps nothing to itself: any number of
-// recorders, in any number of processes, may share a Store.
+// Recorder writes the words of the core into a Store. It is the core's Log, and what it remembers it holds against the Store in each
+// transaction: any number of recorders, in any number of processes, may share one.
 type Recorder struct {
 	store Store
 

@@ -7,5 +7,5 @@
 //
 //	HALLPASS_BENCH_BASE=/path/to/older/hallpassd go test -run '^$' -bench . ./e2e/bench
 //
-// docs/benchmarks.md says how to read the table.
+// With HALLPASS_BENCH_RECORDS=1000000 there is also a daemon whose log is that long. docs/benchmarks.md says how to read the table.
 package bench

@@ -315,7 +315,7 @@ func TestDrainDoesNotWaitForEver(t *testing.T) {
 	<-down
 }
 
-// Every call is one line of the daemon's log, and holds neither token nor reason.
+// A refused call is one line of the daemon's log, and holds neither token nor reason.
 func TestCallsAreLoggedOnce(t *testing.T) {
 	s := serve(t, nothing, nobody)
 	if _, err := pb.NewCertificateServiceClient(s.conn).DryRun(stack.Bearer(t.Context(), "the-token"), &pb.DryRunRequest{Request: []byte("the reason")}); err == nil {
