@@ -53,6 +53,7 @@ type daemon struct {
 	sinks    []*sink.Sink
 	metrics  *metrics
 	traces   *traces         // nil if calls are not traced
+	issuing  atomic.Int64    // requests for certificates that are under way
 	serving  atomic.Bool     // between the first call that is taken and the begin of the end
 	unwell   map[string]bool // issuers that were reported as not usable, by name
 }
@@ -65,7 +66,10 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		return err
 	}
 	d := &daemon{cfg: cfg, logger: logger, unwell: map[string]bool{}, metrics: newMetrics()}
-	logConfig := bolt.Config{LogKey: parts.logKey, Now: cfg.Now, Uptime: cfg.Uptime, Logger: logger, Committed: d.metrics.log.committed}
+	logConfig := bolt.Config{
+		LogKey: parts.logKey, Now: cfg.Now, Uptime: cfg.Uptime, Logger: logger,
+		UnderWay: func() int { return int(d.issuing.Load()) }, Committed: d.metrics.log.committed,
+	}
 	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), logConfig); err != nil {
 		return err
 	}
@@ -164,8 +168,8 @@ func (d *daemon) assemble(ctx context.Context, parts *parts) error {
 		Environments: d.environments, Role: d.role, RefuseAccess: d.recorder.RefuseAccess,
 		Backup: d.backup, EraseIdentity: d.recorder.EraseIdentity, MarkReviewed: d.recorder.MarkReviewed,
 		PolicyFiles: d.policy.files, ReloadPolicy: d.policy.reload, AcceptPolicy: d.policy.accept,
-		Where:    func(expression string) (server.Condition, error) { return condition(filters, expression) },
-		Observer: watchCalls, Now: d.cfg.Now, Logger: d.logger,
+		Where:   func(expression string) (server.Condition, error) { return condition(filters, expression) },
+		Issuing: &d.issuing, Observer: watchCalls, Now: d.cfg.Now, Logger: d.logger,
 	})
 	return nil
 }

@@ -26,11 +26,16 @@ const (
 
 // polite lets certificates go before those who read the log: followers, lists, exports and backups. It delays them and leaves nothing out.
 type polite struct {
-	issuing atomic.Int64
+	issuing *atomic.Int64
 	records *rate.Limiter
 }
 
-func newPolite() *polite { return &polite{records: rate.NewLimiter(readRate, readBurst)} }
+func newPolite(issuing *atomic.Int64) *polite {
+	if issuing == nil {
+		issuing = new(atomic.Int64)
+	}
+	return &polite{issuing: issuing, records: rate.NewLimiter(readRate, readBurst)}
+}
 
 // issue counts a request for a certificate until the function that it returns is called.
 func (p *polite) issue() (end func()) {

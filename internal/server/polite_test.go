@@ -8,7 +8,7 @@ import (
 
 // TestCertificatesGoBeforeReaders: once many ask for certificates, readers wait for room; with few, nobody waits.
 func TestCertificatesGoBeforeReaders(t *testing.T) {
-	p := newPolite()
+	p := newPolite(nil)
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
 	for range rush {

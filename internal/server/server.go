@@ -65,6 +65,8 @@ type Config struct {
 	RefuseAccess func(ctx context.Context, caller ca.Caller, method, sourceIP string, policy ca.PolicyRef, refusal *ca.Error) error
 	// Where compiles a condition about records; what is wrong with it is for whoever wrote it.
 	Where func(expression string) (Condition, error)
+	// Issuing counts the requests for certificates that are under way, for whoever wants to know; default: a counter of its own.
+	Issuing *atomic.Int64
 	// StrangerAge is how long a connection may last on which no identity was verified; default 30 seconds.
 	StrangerAge time.Duration
 	// Observer is told of calls; default: nobody is.
@@ -93,7 +95,7 @@ type Server struct {
 
 // New returns a server that does not listen yet.
 func New(cfg Config) *Server {
-	s := &Server{cfg: cfg, health: health.NewServer(), directory: store.NewDirectory(cfg.Store), polite: newPolite()}
+	s := &Server{cfg: cfg, health: health.NewServer(), directory: store.NewDirectory(cfg.Store), polite: newPolite(cfg.Issuing)}
 	s.cfg.Observer = s.cfg.Observer.withDefaults()
 	if s.cfg.StrangerAge == 0 {
 		s.cfg.StrangerAge = strangerAge

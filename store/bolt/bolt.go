@@ -80,6 +80,9 @@ type Config struct {
 	Uptime func() time.Duration
 	// Logger is told of what fails beside the commits. Default: nobody is.
 	Logger *slog.Logger
+	// UnderWay says how many callers are about to append, or wait for it. If they are many, a commit lets some of them join it: it costs
+	// as much as several records. Default: nobody says, and no commit waits.
+	UnderWay func() int
 	// Committed is told of each commit once its callers have their answers. The next one waits for it, so it MUST NOT wait for
 	// anything. Default: nobody is.
 	Committed func(Commit)
@@ -97,6 +100,9 @@ func (c *Config) check() error {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.UnderWay == nil {
+		c.UnderWay = func() int { return 0 }
 	}
 	if c.Committed == nil {
 		c.Committed = func(Commit) {}

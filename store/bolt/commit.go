@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"runtime/debug"
 	"sync/atomic"
 	"time"
@@ -18,8 +17,14 @@ import (
 // maxBatch is how many entries share a commit at most, so that none waits for more than it must.
 const maxBatch = 256
 
-// crowd is the size of a batch that shows many callers at work.
-const crowd = 4
+const (
+	// crowd is the size of a batch that shows many callers at work.
+	crowd = 4
+	// joining is the share of those under way for whom a commit waits, and joinTime how long at most. Of fewer than 8 it waits for none.
+	joining  = 4
+	joinTime = time.Millisecond
+	joinStep = joinTime / 4
+)
 
 // call is an Append that waits.
 type call struct {
@@ -94,9 +99,7 @@ func (s *Store) committer() {
 		case <-s.dead:
 			return
 		case c := <-s.queue:
-			if last > crowd {
-				runtime.Gosched() // those that the last commit answered are about to come again
-			}
+			s.letJoin()
 			batch := s.gather(c)
 			if last = len(batch); last > 0 {
 				s.crowded.Store(last > crowd)
@@ -106,6 +109,13 @@ func (s *Store) committer() {
 				return
 			}
 		}
+	}
+}
+
+// letJoin waits a moment for others to join the one that came, if many are under way.
+func (s *Store) letJoin() {
+	for waited := time.Duration(0); waited < joinTime && len(s.queue)+1 < min(s.cfg.UnderWay()/joining, maxBatch); waited += joinStep {
+		time.Sleep(joinStep)
 	}
 }
 
