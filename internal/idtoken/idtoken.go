@@ -1,6 +1,7 @@
 package idtoken
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -117,11 +118,14 @@ func (v *Verifier) Cache() CacheStats { return v.verified.stats() }
 // for emails or groups (Kind Denied). Any other error means that the caller is a stranger, whose Caller is empty: Unauthenticated,
 // or Unavailable if the issuer's keys cannot be had.
 //
-// The Claims of the Caller are shared with later calls and MUST NOT be changed.
+// The Claims and Groups of the Caller are shared with later calls and MUST NOT be changed.
 func (v *Verifier) Authenticate(ctx context.Context, raw string, now time.Time) (ca.Caller, error) {
 	t, refusal := v.verify(ctx, raw, now)
 	if refusal != nil {
 		return ca.Caller{}, refusal
+	}
+	if t.known != nil {
+		return *t.known, nil
 	}
 	caller, refusal := t.caller()
 	if refusal != nil {
@@ -139,6 +143,7 @@ type token struct {
 	key    *key // that verified it
 	claims map[string]any
 	registered
+	known *ca.Caller // whom the claims name; nil if they do not do
 }
 
 // verify returns the token if it holds at now, with the keys that its issuer has now. Only the signature and what is derived from
@@ -166,6 +171,9 @@ func (v *Verifier) verify(ctx context.Context, raw string, now time.Time) (*toke
 	}
 	// Of an ECDSA signature anybody can make another over the same bytes. That is the same token, and serves no second time.
 	t.raw, t.digest = digest, sha256.Sum256([]byte(raw[:strings.LastIndexByte(raw, '.')]))
+	if caller, refusal := t.caller(); refusal == nil {
+		t.known = &caller
+	}
 	v.verified.put(t, now)
 	return t, nil
 }
@@ -176,7 +184,7 @@ func (v *Verifier) verifyAnew(ctx context.Context, raw string, now time.Time) (*
 		return nil, refusal
 	}
 	// What a stranger claims is taken only to find out which keys it must be held against.
-	claimed, refusal := parseRegistered(c.payload)
+	claimed, refusal := parseRegistered(c.claims)
 	if refusal != nil {
 		return nil, refusal
 	}
@@ -195,7 +203,7 @@ func (v *Verifier) verifyAnew(ctx context.Context, raw string, now time.Time) (*
 		return nil, refuse("the ID token's algorithm, %s, is not that of the key it names", c.alg)
 	}
 	t := &token{issuer: i, keyID: c.keyID, key: k}
-	if refusal = t.verifySignature(ctx, raw, c.alg); refusal != nil {
+	if refusal = t.verifySignature(ctx, raw, c, claimed); refusal != nil {
 		return nil, refusal
 	}
 	for _, check := range []func() *ca.Error{
@@ -234,11 +242,11 @@ func (v *Verifier) issuer(claimed *registered) (*Issuer, *ca.Error) {
 }
 
 // verifySignature takes the claims from what the signature covers, and from nothing else.
-func (t *token) verifySignature(ctx context.Context, raw, alg string) *ca.Error {
-	set := &oneKey{key: &t.key.public, alg: jose.SignatureAlgorithm(alg)}
+func (t *token) verifySignature(ctx context.Context, raw string, c *compact, claimed *registered) *ca.Error {
+	set := &oneKey{key: &t.key.public, alg: jose.SignatureAlgorithm(c.alg)}
 	verifier := oidc.NewVerifier(t.issuer.URL, set, &oidc.Config{
 		ClientID:             t.issuer.Audience,
-		SupportedSigningAlgs: []string{alg},
+		SupportedSigningAlgs: []string{c.alg},
 		SkipExpiryCheck:      true, // checkTimes does it, each time the token is shown
 	})
 	verified, err := verifier.Verify(ctx, raw)
@@ -248,18 +256,13 @@ func (t *token) verifySignature(ctx context.Context, raw, alg string) *ca.Error 
 	case err != nil:
 		return &ca.Error{Kind: ca.Unauthenticated, Message: "the ID token is malformed: its claims are not those of an ID token", Err: err}
 	}
-	claims, err := decodeObject(set.payload)
-	if err != nil {
-		return malformed("its claims: %v", err)
+	if !bytes.Equal(set.payload, c.payload) {
+		return malformed("its payload can be read in two ways")
 	}
-	r, refusal := parseRegistered(claims)
-	if refusal != nil {
-		return refusal
-	}
-	if r.iss != verified.Issuer || r.subject != verified.Subject {
+	if claimed.iss != verified.Issuer || claimed.subject != verified.Subject {
 		return malformed("its claims can be read in two ways")
 	}
-	t.claims, t.registered = claims, *r
+	t.claims, t.registered = c.claims, *claimed
 	return nil
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
 )
 
 const maxDepth = 16 // of nested objects and lists
@@ -12,75 +11,74 @@ const maxDepth = 16 // of nested objects and lists
 // decodeObject decodes one JSON object as encoding/json does with UseNumber, but refuses what two readers could read in two ways:
 // a name that comes twice, at any depth, and text that is not UTF-8.
 func decodeObject(raw []byte) (map[string]any, error) {
-	if !json.Valid(raw) { // Decoder.Token alone lets some errors of form pass
+	if !json.Valid(raw) { // a Decoder alone does not look at what follows the object
 		return nil, errors.New("not JSON")
 	}
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.UseNumber()
-	value, err := decodeValue(d, 0)
-	if err != nil {
+	var value any
+	if err := d.Decode(&value); err != nil {
 		return nil, err
 	}
 	object, ok := value.(map[string]any)
 	if !ok {
 		return nil, errors.New("not a JSON object")
 	}
-	return object, nil
-}
-
-func decodeValue(d *json.Decoder, depth int) (any, error) {
-	token, err := d.Token()
+	members, err := checkValue(object, 0)
 	if err != nil {
 		return nil, err
 	}
+	if members != countMembers(raw) { // of two with one name, one is left
+		return nil, errors.New("a name comes twice")
+	}
+	return object, nil
+}
+
+// checkValue checks the texts and the depth of a value, and returns how many members its objects have, at any depth.
+func checkValue(value any, depth int) (members int, err error) {
 	if depth > maxDepth {
-		return nil, errors.New("nested too deeply")
+		return 0, errors.New("nested too deeply")
 	}
-	switch token := token.(type) {
-	case json.Delim:
-		if token == '{' {
-			return decodeMembers(d, depth)
-		}
-		return decodeElements(d, depth)
+	switch value := value.(type) {
 	case string:
-		if !validText(token) {
-			return nil, errors.New("text that is not UTF-8")
+		if !validText(value) {
+			return 0, errors.New("text that is not UTF-8")
+		}
+	case []any:
+		for _, element := range value {
+			n, err := checkValue(element, depth+1)
+			if err != nil {
+				return 0, err
+			}
+			members += n
+		}
+	case map[string]any:
+		for name, member := range value {
+			if !validText(name) {
+				return 0, errors.New("a name that is not UTF-8")
+			}
+			n, err := checkValue(member, depth+1)
+			if err != nil {
+				return 0, err
+			}
+			members += 1 + n
 		}
 	}
-	return token, nil
+	return members, nil
 }
 
-func decodeMembers(d *json.Decoder, depth int) (any, error) {
-	object := map[string]any{}
-	for d.More() {
-		token, err := d.Token()
-		if err != nil {
-			return nil, err
-		}
-		name, _ := token.(string)
-		if !validText(name) {
-			return nil, errors.New("a name that is not UTF-8")
-		}
-		if _, found := object[name]; found {
-			return nil, fmt.Errorf("%.40q comes twice", name)
-		}
-		if object[name], err = decodeValue(d, depth+1); err != nil {
-			return nil, err
+// countMembers returns how many members the objects of a JSON text have: in valid JSON, as many as there are colons outside of strings.
+func countMembers(raw []byte) int {
+	members, inString := 0, false
+	for i := 0; i < len(raw); i++ {
+		switch c := raw[i]; {
+		case c == '"':
+			inString = !inString
+		case c == '\\': // only strings have escapes
+			i++
+		case c == ':' && !inString:
+			members++
 		}
 	}
-	_, err := d.Token() // the closing brace
-	return object, err
-}
-
-func decodeElements(d *json.Decoder, depth int) (any, error) {
-	list := []any{}
-	for d.More() {
-		value, err := decodeValue(d, depth+1)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, value)
-	}
-	_, err := d.Token() // the closing bracket
-	return list, err
+	return members
 }

@@ -23,7 +23,8 @@ var refusedHeaders = []string{"crit", "jku", "jwk", "x5u", "x5c", "b64", "zip"}
 type compact struct {
 	alg     string
 	keyID   string // empty if the header names none
-	payload map[string]any
+	payload []byte
+	claims  map[string]any // of the payload
 }
 
 // parseCompact checks the form of a token before any library sees it: RFC 7515 3.1, in its strictest reading.
@@ -54,11 +55,11 @@ func parseCompact(raw string) (*compact, *ca.Error) {
 	if len(parts[2]) == 0 {
 		return nil, malformed("it has no signature")
 	}
-	payload, err := decodeObject(parts[1])
-	if err != nil {
+	c.payload = parts[1]
+	var err error
+	if c.claims, err = decodeObject(c.payload); err != nil {
 		return nil, malformed("its claims: %v", err)
 	}
-	c.payload = payload
 	return c, nil
 }
 
