@@ -33,20 +33,12 @@ type Authority struct {
 	// Source says where the private key lives: "file" or "agent".
 	Source string
 
-	// wire is the public key in SSH wire format, which each request asks for several times.
-	wire []byte
+	// check verifies the signatures of an Ed25519 key; nil for others.
+	check *batchVerifier
 	// sign makes one signature over data, in the one algorithm of the key.
 	sign func(ctx context.Context, random io.Reader, data []byte) (*ssh.Signature, error)
 	// reach looks whether the private key is where it should be; nil if it was loaded.
 	reach func(ctx context.Context) error
-}
-
-// marshal returns the public key in SSH wire format. Nobody may change it.
-func (a *Authority) marshal() []byte {
-	if a.wire == nil {
-		return a.PublicKey.Marshal()
-	}
-	return a.wire
 }
 
 // Reach looks whether a signature could be had now. Nothing is signed.
@@ -70,10 +62,30 @@ func (a *Authority) certify(ctx context.Context, random io.Reader, toBeSigned []
 	if sig == nil || sig.Format != signatureFormat(a.PublicKey) || len(sig.Rest) > 0 {
 		return nil, errors.New("the signature is not of the algorithm asked for")
 	}
-	if err := a.PublicKey.Verify(toBeSigned, sig); err != nil {
+	if err := a.verify(toBeSigned, sig); err != nil {
 		return nil, fmt.Errorf("check the signature: %w", err)
 	}
 	return appendString(slices.Clone(toBeSigned), ssh.Marshal(sig)), nil
+}
+
+func (a *Authority) verify(message []byte, sig *ssh.Signature) error {
+	if a.check == nil {
+		return a.PublicKey.Verify(message, sig)
+	}
+	return a.check.verify(message, sig.Blob)
+}
+
+// checkOf returns what verifies the signatures of a key faster than the key itself, or nil.
+func checkOf(key ssh.PublicKey) *batchVerifier {
+	k, ok := key.(ssh.CryptoPublicKey)
+	if !ok {
+		return nil
+	}
+	point, ok := k.CryptoPublicKey().(ed25519.PublicKey)
+	if !ok || key.Type() != ssh.KeyAlgoED25519 {
+		return nil
+	}
+	return newBatchVerifier(point)
 }
 
 // signatureFormat returns the one algorithm in which a CA key signs. sshd refuses RSA with SHA-1.
@@ -111,7 +123,7 @@ func LoadFile(name, path string, passphrase func() ([]byte, error)) (*Authority,
 		return nil, fmt.Errorf("load CA key %q: %w", name, err)
 	}
 	return &Authority{
-		Name: name, PublicKey: signer.PublicKey(), wire: signer.PublicKey().Marshal(), Source: "file",
+		Name: name, PublicKey: wired(signer.PublicKey()), check: checkOf(signer.PublicKey()), Source: "file",
 		sign: func(_ context.Context, random io.Reader, data []byte) (*ssh.Signature, error) {
 			return signAs(signer, random, data)
 		},

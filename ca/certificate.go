@@ -101,6 +101,9 @@ func keyID(serial uint64, subject, rule string, policy PolicyRef) string {
 
 // escape writes every byte that is not plain as %XX and stops before limit, never inside an escape.
 func escape(s string, limit int) string {
+	if len(s) <= limit && strings.IndexFunc(s, notPlain) < 0 {
+		return s
+	}
 	var b strings.Builder
 	for i := range len(s) {
 		next := string(s[i])
@@ -114,6 +117,8 @@ func escape(s string, limit int) string {
 	}
 	return b.String()
 }
+
+func notPlain(r rune) bool { return r > '~' || !plainByte(byte(r)) }
 
 // plainByte says whether a byte stands for itself in a value of a key ID: no space, quote, backslash, '=' or '%'.
 func plainByte(c byte) bool {

@@ -14,10 +14,32 @@ func LintNames() []string {
 	return names
 }
 
-// KeyID, SourceAddressValid, PrincipalValid and IsSquare are what tests hold against their oracles.
+// KeyID, SourceAddressValid, PrincipalValid and IsValidPoint are what tests hold against their oracles.
 var (
 	KeyID              = keyID
 	SourceAddressValid = validSourceAddress
 	PrincipalValid     = func(s string) bool { return !notPrincipal(s) }
-	IsSquare           = isSquare
+	IsValidPoint       = validEd25519
 )
+
+// NewBatchVerifier returns what verifies signatures of a key for many callers at once.
+func NewBatchVerifier(key []byte) interface {
+	Verify(message, signature []byte) error
+} {
+	return exportedVerifier{newBatchVerifier(key)}
+}
+
+type exportedVerifier struct{ *batchVerifier }
+
+func (v exportedVerifier) Verify(message, signature []byte) error {
+	return v.verify(message, signature)
+}
+
+// AllValid says whether signatures of a key, each over the message at its place, verify together.
+func AllValid(key []byte, messages, signatures [][]byte) bool {
+	var batch []*verification
+	for i := range messages {
+		batch = append(batch, &verification{message: messages[i], signature: signatures[i]})
+	}
+	return newBatchVerifier(key).allValid(batch)
+}

@@ -306,7 +306,7 @@ func (c *CA) signature(ctx context.Context, authority string, toBeSigned []byte)
 	if err != nil {
 		return nil, 0, err
 	}
-	if string(parsed.authority) != string(by.marshal()) {
+	if string(parsed.authority) != string(by.PublicKey.Marshal()) {
 		return nil, 0, errors.New("the record names another CA key than the one that would sign")
 	}
 	err = c.guard("sign certificate", func() error {

@@ -37,7 +37,7 @@ func (c *CA) expect(a *Attempt, serial uint64) *expected {
 	e := &expected{
 		serial:    serial,
 		key:       a.Request.PublicKey.Marshal(),
-		authority: by.marshal(),
+		authority: by.PublicKey.Marshal(),
 		principal: principal,
 		begin:     time.Unix(a.Now.Unix()-int64(c.Skew/time.Second), 0),
 		end:       time.Unix(a.Now.Unix()+int64(d.TTL/time.Second), 0),
@@ -49,7 +49,7 @@ func (c *CA) expect(a *Attempt, serial uint64) *expected {
 		e.authCrypto = k.CryptoPublicKey()
 	}
 	for _, authority := range c.Authorities {
-		e.caKeys = append(e.caKeys, authority.marshal())
+		e.caKeys = append(e.caKeys, authority.PublicKey.Marshal())
 	}
 	if d.Grant.ForceCommand != "" {
 		e.critical["force-command"] = d.Grant.ForceCommand

@@ -170,7 +170,7 @@ func (c *CA) addressed(signer []byte, key ssh.PublicKey, server string, clientTi
 // notOurs refuses to certify a key that signs certificates.
 func (c *CA) notOurs(key []byte) error {
 	for name, a := range c.Authorities {
-		if bytes.Equal(a.marshal(), key) {
+		if bytes.Equal(a.PublicKey.Marshal(), key) {
 			return Errorf(Denied, "this is the CA key %q, which is never certified", name)
 		}
 	}

@@ -2,8 +2,11 @@ package ca
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdh"
 	"math/big"
+	"slices"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 )
@@ -39,6 +42,17 @@ func isSK(wireType string) bool {
 // (CVE-2017-15361), points off their curve or of small order, sk keys of no application, certificates. It does not know the
 // list of Debian's predictable keys (CVE-2008-0166), which is larger than this program.
 func ParseSubjectKey(wire []byte) (ssh.PublicKey, error) {
+	if key := goodKeys.find(wire); key != nil {
+		return key, nil
+	}
+	key, err := parseSubjectKey(wire)
+	if err != nil {
+		return nil, err
+	}
+	return goodKeys.add(key, wire), nil
+}
+
+func parseSubjectKey(wire []byte) (ssh.PublicKey, error) {
 	if len(wire) > maxKeyBlob {
 		return nil, Errorf(Invalid, "the public key has %d bytes, more than any that is certified (%d)", len(wire), maxKeyBlob)
 	}
@@ -68,6 +82,59 @@ func ParseSubjectKey(wire []byte) (ssh.PublicKey, error) {
 	}
 	return key, nil
 }
+
+// Keys that passed are remembered, because each request asks about the same one three times, and people come back with theirs.
+const (
+	maxGoodKeys = 4096
+	maxGoodKey  = 256 // bytes of one in wire format, which leaves RSA keys out
+)
+
+var goodKeys = rememberedKeys{known: map[string]ssh.PublicKey{}}
+
+type rememberedKeys struct {
+	mu    sync.Mutex // guards known
+	known map[string]ssh.PublicKey
+}
+
+func (k *rememberedKeys) find(wire []byte) ssh.PublicKey {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.known[string(wire)]
+}
+
+// add remembers a key, and returns it as one that knows its wire format.
+func (k *rememberedKeys) add(key ssh.PublicKey, wire []byte) ssh.PublicKey {
+	known := wired(key)
+	if len(wire) > maxGoodKey {
+		return known
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.known) >= maxGoodKeys {
+		clear(k.known)
+	}
+	k.known[string(wire)] = known
+	return known
+}
+
+// wiredKey is a key that knows its wire format, which is asked for again and again. Nobody may change that.
+type wiredKey struct {
+	ssh.PublicKey
+	crypto crypto.PublicKey
+	wire   []byte
+}
+
+// wired returns a key that knows its wire format.
+func wired(key ssh.PublicKey) ssh.PublicKey {
+	plain, ok := key.(ssh.CryptoPublicKey)
+	if !ok {
+		return key
+	}
+	return wiredKey{key, plain.CryptoPublicKey(), slices.Clip(key.Marshal())}
+}
+
+func (k wiredKey) Marshal() []byte                   { return k.wire }
+func (k wiredKey) CryptoPublicKey() crypto.PublicKey { return k.crypto }
 
 // checkFields checks what follows the name of the type, before any library computes with it.
 func checkFields(name string, r *reader) error {

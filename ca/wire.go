@@ -91,12 +91,12 @@ var plainTypes = map[string]struct {
 // parseCertificate reads to-be-signed bytes: everything up to and with the signature key, and nothing after it.
 func parseCertificate(toBeSigned []byte) (*parsed, error) {
 	r := reader{rest: toBeSigned}
-	p := &parsed{certType: string(r.string()), nonce: r.string()}
+	p := &parsed{certType: string(r.string()), nonce: r.string(), key: make([]byte, 0, len(toBeSigned))}
 	plain, ok := plainTypes[p.certType]
 	if !ok {
 		return nil, fmt.Errorf("read certificate: type %q is none that we make", p.certType)
 	}
-	p.key = appendString(nil, []byte(plain.key))
+	p.key = append(binary.BigEndian.AppendUint32(p.key, uint32(len(plain.key))), plain.key...)
 	for range plain.fields {
 		p.key = appendString(p.key, r.string())
 	}
