@@ -47,8 +47,8 @@ const (
 	// maxForward is how far the clock may run ahead of Config.Uptime.
 	maxForward = 24 * time.Hour
 	pageSize   = 4096
-	// fillPercent leaves little room in pages that are only ever added to at the end.
-	fillPercent = 0.9
+	// fillPercent leaves no room in pages of buckets that are only ever added to at the end.
+	fillPercent = 1
 )
 
 var (
