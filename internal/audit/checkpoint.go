@@ -53,11 +53,15 @@ func OpenCheckpoint(signed []byte, verifier string) (Checkpoint, error) {
 	return c, nil
 }
 
-// LogID returns the id of the log whose public key, in the format of signed notes, this is.
+// LogID returns the id of the log whose public key, in the format of signed notes, this is. Its errors do not hold what it was given:
+// it may be a private key, taken for the public one.
 func LogID(verifier string) (string, error) {
 	v, err := note.NewVerifier(verifier)
-	if err != nil {
-		return "", fmt.Errorf("%.200q is not the public key of a log (name+hash+key): %w", verifier, err)
+	switch {
+	case strings.HasPrefix(verifier, "PRIVATE+KEY+"):
+		return "", errors.New("this is the private key of a log, which the daemon alone needs: give the public key (name+hash+key)")
+	case err != nil:
+		return "", fmt.Errorf("this is not the public key of a log (name+hash+key): %w", err)
 	}
 	if id, err := hex.DecodeString(v.Name()); err != nil || len(id) != 16 || hex.EncodeToString(id) != v.Name() {
 		return "", fmt.Errorf("the public key of the log has the name %.80q, which is not the id of a log, 32 lower-case hexadecimal digits", v.Name())

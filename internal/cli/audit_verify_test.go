@@ -440,3 +440,46 @@ func TestVerifyTellsWhatItCannot(t *testing.T) {
 		t.Errorf("with the key of another log: exit code %d\n%s", code, errs)
 	}
 }
+
+// Whoever takes one file for another does not get a private key shown.
+func TestPrivateKeysAreNotShown(t *testing.T) {
+	dir := t.TempDir()
+	_, secret, err := audit.GenerateLogKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ca.Generate(filepath.Join(dir, "ca")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "log"), []byte(secret+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{"log": "the private key of a log", "ca": "not the public key of a log"} {
+		file := filepath.Join(dir, name)
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, args := range [][]string{{"--key", file}, {"--public-key", string(text)}} {
+			code, out, errs := run(t, append([]string{"audit", "verify", "log.db"}, args...)...)
+			if code != 2 || !strings.Contains(errs, want) {
+				t.Errorf("exit code %d, want 2 and %q\n%s", code, want, errs)
+			}
+			if args[0] == "--key" && !strings.Contains(errs, file) {
+				t.Errorf("%q does not name the file", errs)
+			}
+			t.Setenv("HALLPASS_LOG_KEY", string(text))
+			_, _, shown := run(t, "audit", "verify", "log.db")
+			if !strings.Contains(shown, "HALLPASS_LOG_KEY") || !strings.Contains(shown, want) {
+				t.Errorf("%q does not say what HALLPASS_LOG_KEY is", shown)
+			}
+			errs += shown
+			t.Setenv("HALLPASS_LOG_KEY", "")
+			for line := range strings.Lines(string(text)) {
+				if secret := strings.TrimPrefix(strings.TrimSpace(line), "PRIVATE+KEY+"); strings.Contains(out+errs, secret) {
+					t.Errorf("%q shows %q", out+errs, secret)
+				}
+			}
+		}
+	}
+}

@@ -7,7 +7,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/client"
 	"go.yaml.in/yaml/v4"
 )
@@ -66,6 +68,11 @@ func (a *app) settings() (settings, error) {
 			if value != "" {
 				*over.field = value
 			}
+		}
+	}
+	if s.LogKey = strings.TrimSpace(s.LogKey); s.LogKey != "" {
+		if _, err := audit.LogID(s.LogKey); err != nil {
+			return s, &failure{exit: exitUsage, err: fmt.Errorf("log_key of the settings, or HALLPASS_LOG_KEY: %w", err)}
 		}
 	}
 	return s, nil
