@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
@@ -192,24 +193,47 @@ func known(m protoreflect.Message) error {
 	case *timestamppb.Timestamp:
 		return v.CheckValid()
 	}
-	var err error
-	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+	for _, field := range nestedFields(m.Descriptor()) {
+		if !m.Has(field) {
+			continue
+		}
+		v := m.Get(field)
 		switch {
-		case field.Enum() != nil && field.Enum().Values().ByNumber(v.Enum()) == nil:
-			err = fmt.Errorf("%s.%s has the unknown value %d: use a newer program", name, field.Name(), v.Enum())
-		case field.Message() == nil:
+		case field.Enum() != nil:
+			if field.Enum().Values().ByNumber(v.Enum()) == nil {
+				return fmt.Errorf("%s.%s has the unknown value %d: use a newer program", name, field.Name(), v.Enum())
+			}
 		case field.IsList():
 			for i := range v.List().Len() {
-				if err = known(v.List().Get(i).Message()); err != nil {
-					break
+				if err := known(v.List().Get(i).Message()); err != nil {
+					return err
 				}
 			}
 		default:
-			err = known(v.Message())
+			if err := known(v.Message()); err != nil {
+				return err
+			}
 		}
-		return err == nil
-	})
-	return err
+	}
+	return nil
+}
+
+// nested holds what nestedFields found: it is asked several times for each record.
+var nested sync.Map // from protoreflect.MessageDescriptor to []protoreflect.FieldDescriptor
+
+// nestedFields are the fields of a message that hold messages or enum values.
+func nestedFields(d protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
+	if fields, ok := nested.Load(d); ok {
+		return fields.([]protoreflect.FieldDescriptor)
+	}
+	var fields []protoreflect.FieldDescriptor
+	for i := range d.Fields().Len() {
+		if f := d.Fields().Get(i); f.Enum() != nil || f.Message() != nil {
+			fields = append(fields, f)
+		}
+	}
+	nested.Store(d, fields)
+	return fields
 }
 
 // CallerOf returns the caller that a record is about, or nil.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync"
 	"time"
 
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
@@ -86,24 +87,47 @@ func known(m protoreflect.Message) error {
 	if len(m.GetUnknown()) > 0 {
 		return fmt.Errorf("its %s tells of something that this program does not know: use a newer one", m.Descriptor().Name())
 	}
-	var err error
-	m.Range(func(field protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+	for _, field := range nestedFields(m.Descriptor()) {
+		if !m.Has(field) {
+			continue
+		}
+		v := m.Get(field)
 		switch {
-		case field.Enum() != nil && field.Enum().Values().ByNumber(v.Enum()) == nil:
-			err = fmt.Errorf("its %s has the value %d, which this program does not know: use a newer one", field.Name(), v.Enum())
-		case field.Message() == nil:
+		case field.Enum() != nil:
+			if field.Enum().Values().ByNumber(v.Enum()) == nil {
+				return fmt.Errorf("its %s has the value %d, which this program does not know: use a newer one", field.Name(), v.Enum())
+			}
 		case field.IsList():
 			for i := range v.List().Len() {
-				if err = known(v.List().Get(i).Message()); err != nil {
-					break
+				if err := known(v.List().Get(i).Message()); err != nil {
+					return err
 				}
 			}
 		default:
-			err = known(v.Message())
+			if err := known(v.Message()); err != nil {
+				return err
+			}
 		}
-		return err == nil
-	})
-	return err
+	}
+	return nil
+}
+
+// nested holds what nestedFields found: it is asked several times for each record.
+var nested sync.Map // from protoreflect.MessageDescriptor to []protoreflect.FieldDescriptor
+
+// nestedFields are the fields of a message that hold messages or enum values.
+func nestedFields(d protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
+	if fields, ok := nested.Load(d); ok {
+		return fields.([]protoreflect.FieldDescriptor)
+	}
+	var fields []protoreflect.FieldDescriptor
+	for i := range d.Fields().Len() {
+		if f := d.Fields().Get(i); f.Enum() != nil || f.Message() != nil {
+			fields = append(fields, f)
+		}
+	}
+	nested.Store(d, fields)
+	return fields
 }
 
 // step checks the next record, at place, against those before it.
