@@ -35,6 +35,7 @@ func TestScripts(t *testing.T) {
 			for name, value := range map[string]string{
 				"HOME": home, "XDG_CONFIG_HOME": "", "XDG_STATE_HOME": filepath.Join(env.WorkDir, "state"), "HALLPASS_KEYRING": "off",
 				"XDG_RUNTIME_DIR": "", "SSH_AUTH_SOCK": "", "PATH": env.Getenv("PATH") + ":/usr/sbin",
+				"GORACE": os.Getenv("GORACE"),
 			} {
 				env.Setenv(name, value)
 			}
