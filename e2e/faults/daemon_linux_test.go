@@ -27,14 +27,15 @@ import (
 // patience bounds every wait for something that must happen.
 const patience = 2 * time.Minute
 
-// The programs under test: the daemon, and the tool, which verifies what the daemon wrote.
-var hallpassd, hallpass string
+// The programs under test: the daemon, and the tool, which verifies what the daemon wrote; and the keys of the providers.
+var hallpassd, hallpass, signingKeys string
 
 func TestMain(m *testing.M) {
 	os.Exit(run(m))
 }
 
-// run builds the programs, without the race detector: what is looked for here is not in their memory.
+// run builds the programs, without the race detector: what is looked for here is not in their memory. They are built as make build
+// does, which has compiled all of it.
 func run(m *testing.M) int {
 	dir, err := os.MkdirTemp("", "hallpass-faults-")
 	if err != nil {
@@ -42,8 +43,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	hallpassd, hallpass = filepath.Join(dir, "hallpassd"), filepath.Join(dir, "hallpass")
-	build := exec.Command("go", "build", "-o", dir, "../../cmd/hallpassd", "../../cmd/hallpass")
+	hallpassd, hallpass, signingKeys = filepath.Join(dir, "hallpassd"), filepath.Join(dir, "hallpass"), filepath.Join(dir, "keys.pem")
+	build := exec.Command("go", "build", "-trimpath", "-o", dir, "../../cmd/hallpassd", "../../cmd/hallpass")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build the programs: %v\n%s", err, out)
@@ -112,7 +113,7 @@ func initAuthority(t *testing.T, dir string, wrapper ...string) *authority {
 	t.Helper()
 	a := &authority{dir: dir, roots: x509.NewCertPool()}
 	var err error
-	if a.idp, err = devidp.New(devidp.Config{Users: users()}); err != nil {
+	if a.idp, err = devidp.New(devidp.Config{Users: users(), KeyFile: signingKeys}); err != nil {
 		t.Fatal(err)
 	}
 	if err := a.idp.Listen("127.0.0.1:0"); err != nil {
