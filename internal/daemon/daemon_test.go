@@ -194,6 +194,7 @@ func TestNoSecretIsWritten(t *testing.T) {
 
 // A daemon starts while its issuer is down, says so, and recovers.
 func TestAnIssuerThatIsDownAtStart(t *testing.T) {
+	t.Parallel()
 	s := stack.New(t, first)
 	address := strings.TrimPrefix(s.IDP.URL(), "http://")
 	if err := s.IDP.Close(); err != nil {

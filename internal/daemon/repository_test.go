@@ -113,7 +113,7 @@ func (f *followed) await(t *testing.T, name string, want float64) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%s is %v (%v), want %v\n%s", name, got, ok, want, f.Output)
 		}
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
@@ -227,6 +227,7 @@ func word(f pb.PolicyFault) string {
 
 // The daemon takes a commit by itself, and the log tells of it.
 func TestCommitsAreTaken(t *testing.T) {
+	t.Parallel()
 	var server *gitrepo.Server
 	f := follow(t, func(r *gitrepo.Repo) (string, string) {
 		server = gitrepo.Serve(t, r)

@@ -234,6 +234,7 @@ func TestACallJoinsTheTraceOfItsCaller(t *testing.T) {
 
 // A collector that is down, or that hangs, delays nobody: calls are answered while it holds their spans.
 func TestACollectorThatHangsDelaysNobody(t *testing.T) {
+	t.Parallel()
 	release, held := make(chan struct{}), make(chan struct{}, 100)
 	hanging := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		held <- struct{}{}

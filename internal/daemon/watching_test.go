@@ -97,7 +97,7 @@ func (m scraped) of(name string, labels ...string) float64 {
 // awaitMetric waits until a metric is as it should be, and returns that scrape.
 func awaitMetric(t testing.TB, s *stack.Stack, what string, fits func(scraped) bool) scraped {
 	t.Helper()
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		m := scrape(t, s)
 		if fits(m) {
 			return m
@@ -433,6 +433,7 @@ func TestASinkThatIsDownShows(t *testing.T) {
 
 // A witness that gets nothing shows, and so does an issuer that is down.
 func TestWitnessesAndIssuersThatAreDownShow(t *testing.T) {
+	t.Parallel()
 	file := filepath.Join(t.TempDir(), "nowhere", "witness.txt")
 	s := stack.New(t, "", watched, fmt.Sprintf("witnesses: [{file: %q, every: 1s}]\n", file))
 	address := strings.TrimPrefix(s.IDP.URL(), "http://")
