@@ -99,6 +99,7 @@ func TestRepositoryRefusesSSHServers(t *testing.T) {
 		{"a server that falls silent", "ssh://git@" + mute + "/x", key.File, file(knownhosts.Line([]string{mute}, wrong) + "\n"), "no answer in time"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			repo := follow(t, tt.url, func(c *policy.RepositoryConfig) { c.Key, c.KnownHosts = sshKey(t, tt.key), tt.known })
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
 			defer cancel()

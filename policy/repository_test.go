@@ -259,18 +259,18 @@ func TestRepositoryBoundsWhatItFetches(t *testing.T) {
 		want string
 	}{
 		{"more bytes than may be sent", func(r *gitrepo.Repo) {
-			for i := range 6 {
+			for i := range 3 {
 				r.Write(fmt.Sprintf("noise%d", i), noise(900<<10))
 			}
-		}, "sends more than 2097152 bytes"},
+		}, "sends more than 1048576 bytes"},
 		{"a small object that unfolds to a large one", func(r *gitrepo.Repo) {
 			r.Write("zeros", strings.Repeat("\x00", 3<<20))
 		}, "an object of 3145728 bytes"},
 		{"many that unfold to much together", func(r *gitrepo.Repo) {
-			for i := range 60 {
+			for i := range 20 {
 				r.Write(fmt.Sprintf("zeros%d", i), fmt.Sprint(i)+strings.Repeat("\x00", 1000<<10))
 			}
-		}, "unfold to more than 33554432 bytes"},
+		}, "unfold to more than 16777216 bytes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := gitrepo.New(t)
@@ -281,7 +281,7 @@ func TestRepositoryBoundsWhatItFetches(t *testing.T) {
 				r.Git("reset", "-q", "--hard", first)
 				r.Push()
 				mirror := filepath.Join(t.TempDir(), "policy.git")
-				repo := follow(t, url, overHTTPS(s), func(c *policy.RepositoryConfig) { c.MaxBytes, c.Mirror = 2<<20, mirror })
+				repo := follow(t, url, overHTTPS(s), func(c *policy.RepositoryConfig) { c.MaxBytes, c.Mirror = 1<<20, mirror })
 				fetched(t, repo)
 				tt.make(r)
 				r.Commit("Much")
