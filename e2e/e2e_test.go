@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -30,9 +31,12 @@ var update = flag.Bool("update", false, "rewrite the screens in testdata")
 var root string
 
 func TestMain(m *testing.M) {
-	dir, err := filepath.Abs("..")
+	// The scripts mostly wait: for programs, for the disk, and for time that passes on purpose.
+	err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))) // unless the command line says otherwise
 	if err == nil {
-		root = dir
+		root, err = filepath.Abs("..")
+	}
+	if err == nil {
 		err = build()
 	}
 	if err != nil {
