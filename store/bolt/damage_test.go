@@ -38,6 +38,7 @@ func filled(t testing.TB, cfg bolt.Config, clock *storetest.Clock) (path string,
 // TestDamage flips one byte of the file at a time: the log is refused, or it says which record is wrong, or it is whole. It is
 // never shorter, and never silently another.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	clock := storetest.NewClock()
 	cfg := newConfig(t, clock.Now)
 	path, records := filled(t, cfg, clock)
@@ -48,7 +49,7 @@ func TestDamage(t *testing.T) {
 	for at := 16; at < 80; at++ { // what bbolt keeps in its two meta pages: a flip there would give it an older state
 		places = append(places, at, page+at)
 	}
-	for range 150 {
+	for range rounds(50, 150) {
 		places = append(places, random.IntN(len(good)))
 	}
 	for _, at := range places {

@@ -62,13 +62,15 @@ func breakSync(t testing.TB, path string) (back func()) {
 
 const appends = 30
 
-// inChild runs the test in a process of its own, whose limits are nobody else's, and says whether this is that process.
+// inChild runs the test in a process of its own, whose limits are nobody else's, beside the other tests, and says whether this is
+// that process.
 func inChild(t *testing.T) bool {
 	t.Helper()
 	const mark = "BOLT_TEST_CHILD"
 	if os.Getenv(mark) == t.Name() {
 		return true
 	}
+	t.Parallel()
 	program, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
