@@ -3,19 +3,23 @@ LDFLAGS   := -s -w -X github.com/hallpass-ssh/hallpass/internal/version.Version=
 FUZZTIME  ?= 10s
 ROUNDS    ?= soak
 FAULT     ?= F
-BUF       := go tool -modfile=tools-buf.mod buf
-LINT      := go tool -modfile=tools-lint.mod golangci-lint
-PROMCHECK := go run -modfile=tools-promql.mod scripts/promcheck.go
+# Whatever compiles does it as build does, so that packages are compiled once and not for each tool anew; but for the race detector.
+SHARED    := CGO_ENABLED=0 GOFLAGS="$$(go env GOFLAGS) -trimpath"
+BUF       := $(SHARED) go tool -modfile=tools-buf.mod buf
+LINT      := $(SHARED) go tool -modfile=tools-lint.mod golangci-lint
+PROMCHECK := $(SHARED) go run -modfile=tools-promql.mod scripts/promcheck.go
 
-.PHONY: all build test race fuzz e2e soak lint generate bench demo
+.PHONY: all build test race fuzz e2e soak lint vet generate bench demo
 all: build lint test
 
 build: # the same commit gives the same bytes
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/ ./cmd/...
 
-test: # the race detector needs cgo; the programs never do. At its end each would sleep for a second, which only make race lets it
+# The race detector needs cgo; the programs never do. At its end each would sleep for a second, which only make race lets it. What
+# vet finds is for make vet.
+test:
 	scripts/install-deps test
-	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 go test -race -timeout 15m ./...
+	GORACE=atexit_sleep_ms=0 CGO_ENABLED=1 go test -race -vet=off -timeout 15m ./...
 
 race: # test has looked for races once: look again, in other orders and on other numbers of threads
 	CGO_ENABLED=1 go test -race -count=1 -shuffle=on -cpu=1,8 -timeout 30m ./...
@@ -35,6 +39,11 @@ lint:
 	$(BUF) lint && $(BUF) format --diff --exit-code
 	$(LINT) run
 	$(PROMCHECK)
+
+vet: # for each system that the programs are for; on Windows that is the tool. What is compiled for others is never run: in a hurry
+	GOOS=linux $(SHARED) go vet ./...
+	GOOS=darwin $(SHARED) go vet -gcflags=all='-N -l' ./...
+	GOOS=windows $(SHARED) go vet -gcflags=all='-N -l' ./cmd/hallpass
 
 generate:
 	$(BUF) generate
