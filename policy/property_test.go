@@ -19,8 +19,8 @@ import (
 )
 
 // perPolicy is how many questions each policy is asked, because a policy costs more to make than to ask. With the 100 checks of
-// rapid, the properties below try 800 random policies and 4,000 identities and requests a run, other ones each time.
-const perPolicy = 5
+// rapid, the properties below try 800 random policies and 10,400 identities and requests a run, other ones each time.
+const perPolicy = 13
 
 // check holds a property against random policies. It runs beside the others. HALLPASS_LONG, as in make e2e, asks for 12,000 policies.
 func check(t *testing.T, property func(*rapid.T)) {

@@ -32,7 +32,7 @@ func TestRandomDamageIsFound(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 11))
 	found, harmless := 0, 0
 	damaged := filepath.Join(t.TempDir(), "damaged.db")
-	n := rounds(200, 500)
+	n := rounds(500, 2000)
 	for i := range n {
 		at, by := random.IntN(len(good)), byte(1+random.IntN(255))
 		for i%2 == 0 && good[at] == 0 { // much of the file is empty
