@@ -88,7 +88,7 @@ func (s *Store) isDead() bool {
 }
 
 // committer commits what waits, one batch at a time, until the log is closed or dead. A batch is whatever came while the one
-// before was written: a lone entry waits for nobody.
+// before was written, and whoever letJoin waits for: a lone entry waits for nobody.
 func (s *Store) committer() {
 	defer close(s.done)
 	last := 0
