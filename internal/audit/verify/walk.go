@@ -117,8 +117,9 @@ var nested sync.Map // from protoreflect.MessageDescriptor to []protoreflect.Fie
 
 // nestedFields are the fields of a message that hold messages or enum values.
 func nestedFields(d protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
-	if fields, ok := nested.Load(d); ok {
-		return fields.([]protoreflect.FieldDescriptor)
+	known, _ := nested.Load(d)
+	if fields, ok := known.([]protoreflect.FieldDescriptor); ok {
+		return fields
 	}
 	var fields []protoreflect.FieldDescriptor
 	for i := range d.Fields().Len() {
