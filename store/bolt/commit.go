@@ -20,7 +20,7 @@ const maxBatch = 256
 const (
 	// crowd is the size of a batch that shows many callers at work.
 	crowd = 4
-	// joining is the share of those under way for whom a commit waits, and joinTime how long at most. Of fewer than 8 it waits for none.
+	// joining is the share of those under way for whom a commit waits, and joinTime how long at most. If that is no crowd, it does not.
 	joining  = 4
 	joinTime = time.Millisecond
 	joinStep = joinTime / 4
@@ -114,7 +114,10 @@ func (s *Store) committer() {
 
 // letJoin waits a moment for others to join the one that came, if many are under way.
 func (s *Store) letJoin() {
-	for waited := time.Duration(0); waited < joinTime && len(s.queue)+1 < min(s.cfg.UnderWay()/joining, maxBatch); waited += joinStep {
+	for waited := time.Duration(0); waited < joinTime; waited += joinStep {
+		if want := min(s.cfg.UnderWay()/joining, maxBatch); want < crowd || len(s.queue)+1 >= want {
+			return
+		}
 		time.Sleep(joinStep)
 	}
 }
