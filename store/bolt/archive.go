@@ -186,7 +186,7 @@ func (m *move) run() error {
 		if err := m.writeArchive(tx); err != nil {
 			return fmt.Errorf("write the archive: %w", err)
 		}
-		archive, err := openCopyOf(m.File, m.old.verifier, checkPages, checkTree)
+		archive, err := openCopy(m.File, m.old.verifier)
 		if err != nil {
 			return fmt.Errorf("read the archive back: %w", err)
 		}

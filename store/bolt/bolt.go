@@ -258,6 +258,9 @@ func openExisting(path string, cfg Config) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkTree(path); err != nil {
+		return nil, errors.Join(err, s.db.Close())
+	}
 	if err := guard(s.verifyEnd); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}

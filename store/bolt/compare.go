@@ -13,7 +13,7 @@ import (
 // check compares the two new files with the old one: each record and each blob is in one of them as it was, but for what an earlier
 // archive carried over, which is carried over again.
 func (m *move) check(tx *bbolt.Tx, archive *Copy, fresh string) error {
-	now, err := openCopyOf(fresh, m.old.verifier, checkPages, checkTree)
+	now, err := openCopy(fresh, m.old.verifier)
 	if err != nil {
 		return fmt.Errorf("read the new log back: %w", err)
 	}

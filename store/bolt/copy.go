@@ -35,12 +35,10 @@ func OpenCopy(path, publicKey string) (*Copy, error) {
 	return c, nil
 }
 
-func openCopy(path, publicKey string) (*Copy, error) { return openCopyOf(path, publicKey, checkPages) }
-
-func openCopyOf(path, publicKey string, checks ...func(*os.File) error) (*Copy, error) {
+func openCopy(path, publicKey string) (*Copy, error) {
 	s := &Store{path: path, done: make(chan struct{}), dead: make(chan struct{}), changed: make(chan struct{})}
 	var err error
-	if s.db, err = openReadOnly(path, checks...); err != nil {
+	if s.db, err = openReadOnly(path); err != nil {
 		return nil, err
 	}
 	if err := guard(func() error { return s.verifyCopy(publicKey) }); err != nil {
@@ -53,8 +51,8 @@ func openCopyOf(path, publicKey string, checks ...func(*os.File) error) (*Copy, 
 	return &Copy{s, version}, nil
 }
 
-// openReadOnly opens a bbolt file that no daemon has open, after the checks of its pages. It makes none where there is none.
-func openReadOnly(path string, checks ...func(*os.File) error) (db *bbolt.DB, err error) {
+// openReadOnly opens a bbolt file that no daemon has open, and checks its pages. It makes none where there is none.
+func openReadOnly(path string) (db *bbolt.DB, err error) {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // a pipe would never be open
 		return nil, errors.New("it is no regular file")
 	}
@@ -66,10 +64,8 @@ func openReadOnly(path string, checks ...func(*os.File) error) (db *bbolt.DB, er
 				if err != nil {
 					return nil, err
 				}
-				for _, check := range checks {
-					if err := check(f); err != nil {
-						return nil, errors.Join(err, f.Close())
-					}
+				if err := checkPages(f); err != nil {
+					return nil, errors.Join(err, f.Close())
 				}
 				return f, nil
 			},
@@ -79,7 +75,13 @@ func openReadOnly(path string, checks ...func(*os.File) error) (db *bbolt.DB, er
 	if errors.Is(err, bbolterrors.ErrTimeout) {
 		return nil, errors.New("a daemon has it open: copy the file and open the copy")
 	}
-	return db, err
+	if err != nil {
+		return nil, err
+	}
+	if err := checkTree(path); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return db, nil
 }
 
 // verifyCopy takes the key from the genesis if none is given.

@@ -2,6 +2,7 @@ package bolt_test
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -289,6 +290,50 @@ func TestAppendAfterClose(t *testing.T) {
 		if err := <-answers; err != nil && !errors.Is(err, store.ErrUnavailable) {
 			t.Errorf("error %v, want none or %v", err, store.ErrUnavailable)
 		}
+	}
+}
+
+// A branch page that leads to itself: bbolt would follow it for ever.
+func TestPagesThatLeadInACircle(t *testing.T) {
+	clock := storetest.NewClock()
+	cfg := newConfig(t, clock.Now)
+	whole, _ := filled(t, cfg, clock)
+	good, path := read(t, whole), newPath(t)
+	write(t, path+".head", read(t, whole+".head"))
+	circles := 0
+	for at := 2 * page; at < len(good); at += page {
+		number, flags, count := binary.NativeEndian.Uint64(good[at:]), binary.NativeEndian.Uint16(good[at+8:]), int(binary.NativeEndian.Uint16(good[at+10:]))
+		if flags != 1 || count == 0 || number != uint64(at/page) {
+			continue
+		}
+		bad := bytes.Clone(good)
+		for i := range count {
+			binary.NativeEndian.PutUint64(bad[at+16+16*i+8:], number)
+		}
+		write(t, path, bad)
+		c, copyErr := bolt.OpenCopy(path, cfg.LogKey.Verifier())
+		if copyErr == nil { // nothing leads to that page
+			if err := c.Close(); err != nil {
+				t.Fatal(err)
+			}
+			continue
+		}
+		circles++
+		_, rawErr := bolt.OpenRaw(path)
+		_, err := bolt.Open(path, cfg)
+		write(t, path+".suspect", nil)
+		_, suspectErr := bolt.Open(path, cfg)
+		if err := os.Remove(path + ".suspect"); err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range []error{copyErr, rawErr, err, suspectErr} {
+			if err == nil || !strings.Contains(err.Error(), "the file is damaged: page ") {
+				t.Errorf("page %d leads to itself: error %v", number, err)
+			}
+		}
+	}
+	if circles == 0 {
+		t.Error("no branch page is in use: is this still a log?")
 	}
 }
 

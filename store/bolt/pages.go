@@ -31,11 +31,21 @@ type pageWalk struct {
 	f       *os.File
 	pages   uint64
 	visited []bool
+	spare   [][]byte // pages that were looked at, whose memory serves again
 }
 
 // checkTree refuses a file whose pages do not make a tree in which each key is found by its way from the root. bbolt itself trusts
-// its pages: it would miss what is there, read beyond them, or never end.
-func checkTree(f *os.File) error {
+// its pages: it would miss what is there, read beyond them, write over them, or never end. So nothing is looked up in a file that was
+// not checked. The file is one that bbolt has open, so that nobody writes to it.
+func checkTree(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(checkTreeOf(f), f.Close())
+}
+
+func checkTreeOf(f *os.File) error {
 	metas, err := readMetaPages(f)
 	if err != nil {
 		return err
@@ -68,12 +78,12 @@ func (w *pageWalk) read(number uint64) ([]byte, error) {
 	if number < 2 || number >= w.pages {
 		return nil, fmt.Errorf("there is no page %d", number)
 	}
-	header := make([]byte, pageHeader)
-	if _, err := w.f.ReadAt(header, int64(number)*pageSize); err != nil {
+	page := w.empty()
+	if _, err := w.f.ReadAt(page, int64(number)*pageSize); err != nil {
 		return nil, err
 	}
-	overflow := uint64(binary.NativeEndian.Uint32(header[12:]))
-	if binary.NativeEndian.Uint64(header) != number || overflow > w.pages-number-1 {
+	overflow := uint64(binary.NativeEndian.Uint32(page[12:]))
+	if binary.NativeEndian.Uint64(page) != number || overflow > w.pages-number-1 {
 		return nil, fmt.Errorf("page %d says that it is another", number)
 	}
 	for n := number; n <= number+overflow; n++ {
@@ -82,11 +92,24 @@ func (w *pageWalk) read(number uint64) ([]byte, error) {
 		}
 		w.visited[n] = true
 	}
-	page := make([]byte, (overflow+1)*pageSize)
-	if _, err := w.f.ReadAt(page, int64(number)*pageSize); err != nil {
+	if overflow == 0 {
+		return page, nil
+	}
+	page = append(page, make([]byte, overflow*pageSize)...)
+	if _, err := w.f.ReadAt(page[pageSize:], int64(number+1)*pageSize); err != nil {
 		return nil, err
 	}
 	return page, nil
+}
+
+// empty returns memory for a page.
+func (w *pageWalk) empty() []byte {
+	if n := len(w.spare); n > 0 {
+		page := w.spare[n-1]
+		w.spare = w.spare[:n-1]
+		return page[:pageSize]
+	}
+	return make([]byte, pageSize)
 }
 
 // page checks a page and those below it. Its keys are from low on, and below high if that is not nil.
@@ -98,6 +121,7 @@ func (w *pageWalk) page(number uint64, low, high []byte, depth int) error {
 	if err := w.elements(page, low, high, depth); err != nil {
 		return fmt.Errorf("page %d: %w", number, err)
 	}
+	w.spare = append(w.spare, page)
 	return nil
 }
 

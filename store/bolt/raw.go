@@ -29,11 +29,11 @@ type RawFact struct {
 	Expires    time.Time // zero for never
 }
 
-// OpenRaw opens a copy and checks each page of the file that leads to something. Close it when done.
+// OpenRaw opens a copy. Close it when done.
 func OpenRaw(path string) (*Raw, error) {
 	r := &Raw{path: path}
 	var err error
-	if r.db, err = openReadOnly(path, checkPages, checkTree); err == nil {
+	if r.db, err = openReadOnly(path); err == nil {
 		if err = r.checkBuckets(); err != nil {
 			err = errors.Join(err, r.db.Close())
 		}

@@ -38,6 +38,9 @@ func recoverSuspect(path string, cfg Config) error {
 		return err
 	}
 	defer old.db.Close()
+	if err := checkTree(path); err != nil {
+		return err
+	}
 	if err := removeLeft(fresh); err != nil {
 		return err
 	}
