@@ -77,15 +77,12 @@ func (a *Authority) verify(message []byte, sig *ssh.Signature) error {
 
 // checkOf returns what verifies the signatures of a key faster than the key itself, or nil.
 func checkOf(key ssh.PublicKey) *batchVerifier {
-	k, ok := key.(ssh.CryptoPublicKey)
-	if !ok {
-		return nil
+	if k, ok := key.(ssh.CryptoPublicKey); ok && key.Type() == ssh.KeyAlgoED25519 {
+		if point, ok := k.CryptoPublicKey().(ed25519.PublicKey); ok {
+			return newBatchVerifier(point)
+		}
 	}
-	point, ok := k.CryptoPublicKey().(ed25519.PublicKey)
-	if !ok || key.Type() != ssh.KeyAlgoED25519 {
-		return nil
-	}
-	return newBatchVerifier(point)
+	return nil
 }
 
 // signatureFormat returns the one algorithm in which a CA key signs. sshd refuses RSA with SHA-1.

@@ -1,13 +1,11 @@
 package ca
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha512"
 	"errors"
 	"runtime"
-	"slices"
 	"sync"
 
 	"filippo.io/edwards25519"
@@ -72,17 +70,21 @@ func (b *batchVerifier) verify(message, signature []byte) error {
 // A signature (R, S) of the key A over M is valid if S*B - k*A - R is the neutral point, with k = SHA-512(R, A, M). The sum of these,
 // each times a random number of 128 bits, is neutral if they all are, and otherwise once in 2^128 times.
 func (b *batchVerifier) allValid(batch []*verification) (valid bool) {
-	defer func() { valid = valid && recover() == nil }()
+	defer func() {
+		if recover() != nil { // or those who wait would wait for ever
+			valid = false
+		}
+	}()
 	points := []*edwards25519.Point{edwards25519.NewGeneratorPoint(), b.minus}
 	s, k := edwards25519.NewScalar(), edwards25519.NewScalar()
 	scalars := []*edwards25519.Scalar{s, k}
-	random := make([]byte, 16*len(batch))
-	_, _ = rand.Read(random) // never fails since Go 1.24
-	for i, v := range batch {
+	for _, v := range batch {
 		if len(v.signature) != ed25519.SignatureSize || !plainY(v.signature[:32]) {
 			return false
 		}
-		z, errZ := new(edwards25519.Scalar).SetCanonicalBytes(append(random[16*i:16*i+16:16*i+16], make([]byte, 16)...))
+		random := make([]byte, 32)
+		_, _ = rand.Read(random[:16]) // never fails since Go 1.24
+		z, errZ := new(edwards25519.Scalar).SetCanonicalBytes(random)
 		point, errR := new(edwards25519.Point).SetBytes(v.signature[:32])
 		half, errS := new(edwards25519.Scalar).SetCanonicalBytes(v.signature[32:])
 		if errZ != nil || errR != nil || errS != nil {
@@ -103,16 +105,3 @@ func (b *batchVerifier) allValid(batch []*verification) (valid bool) {
 	sum := new(edwards25519.Point).VarTimeMultiScalarMult(scalars, points)
 	return sum.Equal(edwards25519.NewIdentityPoint()) == 1
 }
-
-// plainY says whether the y of an encoded point is greater than 1 and less than -1, so that the point has no other encoding.
-func plainY(encoded []byte) bool {
-	y := slices.Clone(encoded)
-	slices.Reverse(y)
-	y[0] &= 0x7f // the sign of x
-	return bytes.Compare(y, yOne) > 0 && bytes.Compare(y, yMinusOne) < 0
-}
-
-var (
-	yOne      = append(make([]byte, 31), 1)
-	yMinusOne = append(append([]byte{0x7f}, bytes.Repeat([]byte{0xff}, 30)...), 0xec)
-)

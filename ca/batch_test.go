@@ -92,6 +92,13 @@ func TestBatchOfSignatures(t *testing.T) {
 	}
 }
 
+// A panic in a batch is no verdict, and leaves nobody waiting: each signature is verified by itself.
+func TestPanicInABatch(t *testing.T) {
+	if key, _ := signMessages(t, 1); ca.PanicInBatch(key) {
+		t.Error("a batch that could not be read was taken")
+	}
+}
+
 // Two faults that cancel each other out if the signatures are just added up.
 func TestFaultsDoNotCancelOut(t *testing.T) {
 	key, all := signMessages(t, 2)

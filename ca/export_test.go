@@ -43,3 +43,8 @@ func AllValid(key []byte, messages, signatures [][]byte) bool {
 	}
 	return newBatchVerifier(key).allValid(batch)
 }
+
+// PanicInBatch says what comes of a batch in the midst of which something panics.
+func PanicInBatch(key []byte) (valid bool) {
+	return newBatchVerifier(key).allValid([]*verification{nil})
+}

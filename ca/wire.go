@@ -96,7 +96,7 @@ func parseCertificate(toBeSigned []byte) (*parsed, error) {
 	if !ok {
 		return nil, fmt.Errorf("read certificate: type %q is none that we make", p.certType)
 	}
-	p.key = append(binary.BigEndian.AppendUint32(p.key, uint32(len(plain.key))), plain.key...)
+	p.key = appendString(p.key, []byte(plain.key))
 	for range plain.fields {
 		p.key = appendString(p.key, r.string())
 	}
