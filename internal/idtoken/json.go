@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 )
 
 const maxDepth = 16 // of nested objects and lists
@@ -29,7 +30,7 @@ func decodeObject(raw []byte) (map[string]any, error) {
 		return nil, err
 	}
 	if members != countMembers(raw) { // of two with one name, one is left
-		return nil, errors.New("a name comes twice")
+		return nil, fmt.Errorf("%.40q comes twice", repeated(json.NewDecoder(bytes.NewReader(raw))))
 	}
 	return object, nil
 }
@@ -81,4 +82,27 @@ func countMembers(raw []byte) int {
 		}
 	}
 	return members
+}
+
+// repeated returns the first name that comes twice in one object of a JSON text.
+func repeated(d *json.Decoder) string {
+	token, _ := d.Token()
+	if token != json.Delim('{') && token != json.Delim('[') {
+		return ""
+	}
+	names := map[json.Token]bool{}
+	for d.More() {
+		if token == json.Delim('{') {
+			name, _ := d.Token()
+			if names[name] {
+				return fmt.Sprint(name)
+			}
+			names[name] = true
+		}
+		if name := repeated(d); name != "" {
+			return name
+		}
+	}
+	_, _ = d.Token() // what closes it
+	return ""
 }
