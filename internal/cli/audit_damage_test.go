@@ -13,14 +13,6 @@ import (
 	"go.etcd.io/bbolt"
 )
 
-// rounds is how often something is tried: few times, or many with HALLPASS_LONG, as in make e2e.
-func rounds(few, many int) int {
-	if os.Getenv("HALLPASS_LONG") != "" {
-		return many
-	}
-	return few
-}
-
 // TestRandomDamageIsFound changes one byte of a copy at a time: it is found, or it changed nothing that the log holds.
 func TestRandomDamageIsFound(t *testing.T) {
 	l := newRealLog(t)
@@ -32,8 +24,7 @@ func TestRandomDamageIsFound(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 11))
 	found, harmless := 0, 0
 	damaged := filepath.Join(t.TempDir(), "damaged.db")
-	n := rounds(500, 2000)
-	for i := range n {
+	for i := range 500 {
 		at, by := random.IntN(len(good)), byte(1+random.IntN(255))
 		for i%2 == 0 && good[at] == 0 { // much of the file is empty
 			at = random.IntN(len(good))
@@ -56,7 +47,7 @@ func TestRandomDamageIsFound(t *testing.T) {
 		}
 	}
 	t.Logf("%d found, %d in bytes that nothing leads to", found, harmless)
-	if found < n/5 || harmless < n/50 {
+	if found < 100 || harmless < 10 {
 		t.Errorf("%d found, %d harmless: is this still a log?", found, harmless)
 	}
 }

@@ -50,7 +50,7 @@ func TestDamage(t *testing.T) {
 	for at := 16; at < 80; at++ { // what bbolt keeps in its two meta pages: a flip there would give it an older state
 		places = append(places, at, page+at)
 	}
-	for range rounds(50, 150) {
+	for range 150 {
 		places = append(places, random.IntN(len(good)))
 	}
 	for _, at := range places {
