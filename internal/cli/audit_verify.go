@@ -135,9 +135,10 @@ func (a *app) logKey(cmd *cobra.Command, f logFlags) (string, error) {
 	if key == "" {
 		return "", usageError(cmd, errors.New("whose log? give --public-key or --key: your admins have the key from `hallpassd init`, and `hallpass audit key` prints it"))
 	}
-	if _, err := audit.LogID(key); err != nil && f.keyFile != "" {
-		return "", usageError(cmd, fmt.Errorf("%s: %w", f.keyFile, err))
-	} else if err != nil {
+	if _, err := audit.LogID(key); err != nil {
+		if f.keyFile != "" {
+			err = fmt.Errorf("%s: %w", f.keyFile, err)
+		}
 		return "", usageError(cmd, err)
 	}
 	return key, nil

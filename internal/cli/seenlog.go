@@ -71,7 +71,7 @@ func checkLog(address client.Address, shown, pinned string) error {
 		return fmt.Errorf("the CA at %s: %w", address, err)
 	}
 	if pinned != "" {
-		if shown != strings.TrimSpace(pinned) {
+		if shown != pinned {
 			return &failure{exit: exitFailed,
 				err: fmt.Errorf("the CA at %s shows the log %s, but your settings (log_key, HALLPASS_LOG_KEY) name the log %s: it is another CA, or somebody replaced its log",
 					address, shown, pinned),
@@ -105,7 +105,7 @@ func (a *app) knownLog(address client.Address) (client.Log, error) {
 	if err != nil {
 		return client.Log{}, err
 	}
-	if pinned := strings.TrimSpace(s.LogKey); pinned != "" && pinned != key {
+	if pinned := s.LogKey; pinned != "" && pinned != key {
 		return client.Log{}, errSignIn(fmt.Sprintf("signed in at a CA with the log %s, but the settings name the log %s", key, pinned))
 	}
 	id, err := audit.LogID(key)

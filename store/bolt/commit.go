@@ -91,7 +91,6 @@ func (s *Store) isDead() bool {
 // before was written, and whoever letJoin waits for: a lone entry waits for nobody.
 func (s *Store) committer() {
 	defer close(s.done)
-	last := 0
 	for {
 		select {
 		case <-s.stop:
@@ -101,8 +100,8 @@ func (s *Store) committer() {
 		case c := <-s.queue:
 			s.letJoin()
 			batch := s.gather(c)
-			if last = len(batch); last > 0 {
-				s.crowded.Store(last > crowd)
+			if len(batch) > 0 {
+				s.crowded.Store(len(batch) > crowd)
 				s.commit(batch)
 			}
 			if s.isDead() {

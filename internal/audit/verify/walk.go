@@ -115,7 +115,8 @@ func known(m protoreflect.Message) error {
 // nested holds what nestedFields found: it is asked several times for each record.
 var nested sync.Map // from protoreflect.MessageDescriptor to []protoreflect.FieldDescriptor
 
-// nestedFields are the fields of a message that hold messages or enum values.
+// nestedFields are the fields of a message that hold messages or enum values. The daemon has a reader of its own: this one leans on
+// nothing of it.
 func nestedFields(d protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
 	known, _ := nested.Load(d)
 	if fields, ok := known.([]protoreflect.FieldDescriptor); ok {
