@@ -159,7 +159,7 @@ func TestPolicyReplayExits(t *testing.T) {
 	}
 	for name, data := range map[string][]byte{
 		"cut.db": damaged[:len(damaged)/2], "zero.db": append(make([]byte, 8192), damaged[8192:]...), "empty.db": nil,
-		"other-key": []byte(otherLog.Key),
+		"other-key": []byte(otherLog.Key), "private": []byte("PRIVATE+KEY+x+y+z\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
 			t.Fatal(err)
@@ -177,7 +177,10 @@ func TestPolicyReplayExits(t *testing.T) {
 		{"a policy that does not compile", []string{"broken"}, 1, "policy.yaml:1:10: version 2 is not known"},
 		{"no such folder", []string{"nowhere"}, 1, "no such file"},
 		{"another log", []string{"same.txtar", "--log-key", "other-key"}, 1, "log"},
-		{"a key that is none", []string{"same.txtar", "--log-key", "broken"}, 1, "public key"},
+		{"a key that is none", []string{"same.txtar", "--log-key", "text.db"}, 1, "text.db: this is not the public key of a log"},
+		{"a key that is a folder", []string{"same.txtar", "--log-key", "broken"}, 1, "read the public key of the log"},
+		{"the private key of a log", []string{"same.txtar", "--log-key", "private"}, 1, "private: this is the private key of a log"},
+		{"the private key itself", []string{"same.txtar", "--log-key", "PRIVATE+KEY+x+y+z"}, 1, "--log-key: this is the private key of a log"},
 		{"no such copy", []string{"same.txtar", "--log", "nowhere.db"}, 1, "nowhere.db"},
 		{"a file that is no log", []string{"same.txtar", "--log", "text.db"}, 1, "text.db"},
 		{"an empty file", []string{"same.txtar", "--log", "empty.db"}, 1, "empty.db"},
