@@ -8,7 +8,7 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
-	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -18,21 +18,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/hallpass-ssh/hallpass/ca"
-	"github.com/hallpass-ssh/hallpass/policy"
-	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
-	"github.com/hiddeco/sshsig"
-	"go.etcd.io/bbolt"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
-	"google.golang.org/protobuf/proto"
 )
 
-// floor is what the parts of a certificate cost by themselves: CPU, but for the waiting at the end.
-type floor struct {
+// alone is what each part of a certificate costs if nothing else is done: CPU, but for the waiting at the end.
+type alone struct {
 	echo      time.Duration // of a server that answers the same messages over the same TLS and gRPC
-	client    time.Duration // of its client
 	key       time.Duration // the signature over the request is parsed and verified
 	cached    time.Duration // a token that was seen is found by its digest
 	verified  time.Duration // a token that was not is verified, and its claims are decoded
@@ -45,157 +38,105 @@ type floor struct {
 	synced time.Duration // until the disk has 4 KB
 }
 
-// server is the CPU that a daemon needs at least for a certificate.
-func (f floor) server(tokens string) time.Duration {
-	token := f.cached
+// sum is that of the CPU.
+func (a alone) sum(tokens string) time.Duration {
+	token := a.cached
 	if tokens == "fresh" {
-		token = f.verified
+		token = a.verified
 	}
-	return f.echo + f.key + token + f.decision + f.signature + f.record + f.commit
+	return a.echo + a.key + token + a.decision + a.signature + a.record + a.commit
 }
 
-// latency is what a lone caller waits for at least: bbolt syncs twice.
-func (f floor) latency(tokens string) time.Duration {
-	return f.echoed + f.server(tokens) - f.echo + 2*f.synced
-}
-
-// rate is how many certificates the cores can give in a second, or so many callers can wait for.
-func (f floor) rate(p point) float64 {
-	return min(float64(p.clients)/f.latency(p.tokens).Seconds(), cores()/(f.server(p.tokens)+f.client).Seconds())
-}
-
-func (f floor) describe() string {
+func (a alone) describe() string {
 	us := func(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/1000) }
-	return "floor, CPU us: echo " + us(f.echo) + " + possession " + us(f.key) + " + token " + us(f.cached) + " (fresh " + us(f.verified) +
-		") + decision " + us(f.decision) + " + signature " + us(f.signature) + " + record " + us(f.record) + " + commit " + us(f.commit) +
-		" = " + us(f.server("reused")) + " (fresh " + us(f.server("fresh")) + "); client " + us(f.client) + "\n" +
-		"floor, waiting us: echo " + us(f.echoed) + ", write and sync of 4 KB " + us(f.synced) +
-		fmt.Sprintf("\nfloor, certs/s: %.0f (fresh %.0f) with many clients, %.0f (fresh %.0f) with one\n",
-			f.rate(point{"reused", 1 << 20, 0}), f.rate(point{"fresh", 1 << 20, 0}), f.rate(point{"reused", 1, 0}), f.rate(point{"fresh", 1, 0}))
+	return "parts alone, CPU us: echo " + us(a.echo) + " + possession " + us(a.key) + " + token " + us(a.cached) + " (fresh " + us(a.verified) +
+		") + decision " + us(a.decision) + " + signature " + us(a.signature) + " + record " + us(a.record) + " + commit " + us(a.commit) +
+		" = " + us(a.sum("reused")) + " (fresh " + us(a.sum("fresh")) + ")\n" +
+		"waiting us: echo " + us(a.echoed) + ", write and sync of 4 KB " + us(a.synced) + "\n"
 }
 
-// fields are those of a floor, so that floors can be added up.
-func (f *floor) fields() []*time.Duration {
-	return []*time.Duration{&f.echo, &f.client, &f.key, &f.cached, &f.verified, &f.decision, &f.signature, &f.record, &f.commit, &f.echoed, &f.synced}
+// fields are those of alone, so that several can be added up.
+func (a *alone) fields() []*time.Duration {
+	return []*time.Duration{&a.echo, &a.key, &a.cached, &a.verified, &a.decision, &a.signature, &a.record, &a.commit, &a.echoed, &a.synced}
 }
 
-func mean(floors []floor) floor {
-	var total floor
+func mean(all []alone) alone {
+	var total alone
 	for i, field := range total.fields() {
-		for _, f := range floors {
-			*field += *f.fields()[i] / time.Duration(len(floors))
+		for _, a := range all {
+			*field += *a.fields()[i] / time.Duration(len(all))
 		}
 	}
 	return total
 }
 
-// parts are what the floor is measured on: the very request, token, policy, certificate and record of the daemon.
-type parts struct {
-	request, token, answer int // sizes in bytes
-	record                 []byte
-	asked                  call
-	certificate            *ssh.Certificate
-	policy                 *policy.Policy
-	question               ca.Question
-	verifier               *oidc.IDTokenVerifier
-	raw                    string
+// floorConfig takes from a daemon that runs what the floor is made of, but for the record.
+func (w *world) floorConfig(b *testing.B, d *daemon) floorConfig {
+	_, answers := d.fire(b, w.issue(b, point{"reused", 1, 1}), 1)
+	return floorConfig{Dir: d.dir, Issuer: w.idp.URL(), Certificate: certificate(b, answers[0]).Marshal(), Answer: len(answers[0])}
 }
 
-// newParts takes them from a daemon that runs.
-func newParts(b *testing.B, w *world, d *daemon) *parts {
-	one := point{"reused", 1, 1}
-	p := &parts{asked: w.issue(b, one)[0]}
-	var err error
-	_, answers := d.fire(b, pb.CertificateService_Issue_FullMethodName, []call{p.asked}, 1)
-	p.certificate = certificate(b, answers[0])
-	p.raw, err = w.idToken(w.people[0], time.Now())
-	must(b, err)
-	p.request, p.token, p.answer = len(p.asked.body), len(p.raw), len(answers[0])
-	provider, err := oidc.NewProvider(context.Background(), w.idp.URL())
-	must(b, err)
-	p.verifier = provider.Verifier(&oidc.Config{ClientID: "hallpass"})
-	files, err := policy.ReadDir(filepath.Join(d.dir, "policy"), false)
-	must(b, err)
-	p.policy, err = policy.Compile(files)
-	must(b, err)
+// question is what the daemon asks the policy.
+func question(issuer string) ca.Question {
 	now := time.Now()
-	p.question = ca.Question{
-		Identity: ca.Identity{Issuer: w.idp.URL(), Subject: w.people[0].subject, Kind: ca.Person, Email: "a@example.com",
+	return ca.Question{
+		Identity: ca.Identity{Issuer: issuer, Subject: "u-00000000", Kind: ca.Person, Email: "a@example.com",
 			Groups: groups, Claims: map[string]any{"contractor": false}},
 		Token:   ca.Token{Bound: true, AuthTime: now, IssuedAt: now},
-		Request: ca.Request{PublicKey: w.people[0].key.PublicKey(), Login: login, Host: host, SourceIP: netip.MustParseAddr("127.0.0.1")},
+		Request: ca.Request{Login: login, Host: host, SourceIP: netip.MustParseAddr("127.0.0.1")},
 		Now:     now,
 	}
-	return p
 }
 
-// measureFloor measures every part.
-func (w *world) measureFloor(b *testing.B) floor {
-	p := w.parts
-	cert := *p.certificate
+// measureAlone measures every part.
+func (w *world) measureAlone(b *testing.B) alone {
+	p, err := newParts(w.config)
+	must(b, err)
 	_, private, err := ed25519.GenerateKey(rand.Reader)
 	must(b, err)
 	signer, err := ssh.NewSignerFromKey(private)
 	must(b, err)
-	var record pb.Record
-	must(b, proto.Unmarshal(p.record, &record))
+	key := w.people[0].key.PublicKey()
+	asked := w.issue(b, point{"reused", 1, 1})[0]
+	raw, err := w.idToken(w.people[0], time.Now())
+	must(b, err)
 	var mu sync.Mutex
-	tokens := map[[32]byte]bool{sha256.Sum256([]byte(p.raw)): true}
-	f := floor{
+	tokens := map[[32]byte]bool{sha256.Sum256([]byte(raw)): true}
+	a := alone{
 		key: cost(b, func() error {
-			var in pb.IssueRequest
-			if err := proto.Unmarshal(p.asked.body, &in); err != nil {
-				return err
-			}
-			sig, err := sshsig.ParseSignature(in.GetSshsig())
-			if err != nil {
-				return err
-			}
-			return sshsig.Verify(bytes.NewReader(in.GetRequest()), sig, sig.PublicKey, sig.HashAlgorithm, ca.RequestNamespace)
+			_, err := possession(asked.body)
+			return err
 		}),
 		cached: cost(b, func() error {
-			digest := sha256.Sum256([]byte(p.raw))
+			digest := sha256.Sum256([]byte(raw))
 			mu.Lock()
 			defer mu.Unlock()
 			if !tokens[digest] {
-				return fmt.Errorf("token not found")
+				return errors.New("token not found")
 			}
 			return nil
 		}),
-		verified: cost(b, func() error {
-			token, err := p.verifier.Verify(context.Background(), p.raw)
-			if err != nil {
-				return err
-			}
-			var claims map[string]any
-			return token.Claims(&claims)
-		}),
-		decision: cost(b, func() error {
-			if d := p.policy.Decide(context.Background(), p.question); d.Outcome != ca.Allow {
-				return fmt.Errorf("the policy says: %s", d.Message)
-			}
-			return nil
-		}),
+		verified: cost(b, func() error { return p.verifyToken(raw) }),
+		decision: cost(b, func() error { return p.decide(context.Background(), key) }),
 		signature: cost(b, func() error {
-			err := cert.SignCert(rand.Reader, signer)
-			cert.Marshal()
+			_, err := p.sign(signer, key, 1)
 			return err
 		}),
 		record: cost(b, func() error {
-			encoded, err := proto.Marshal(&record)
-			sha256.Sum256(encoded)
+			_, err := p.encode()
 			return err
 		}),
 		commit: w.commit(b) / 64,
 		synced: w.sync(b),
 	}
+	echo := *w.floor
+	echo.method = floorEchoMethod
 	one, many := w.echoCalls(b, 300), w.echoCalls(b, 6000)
-	lone, _ := w.echo.fire(b, echoMethod, one, 1)
+	lone, _ := echo.fire(b, one, 1)
 	slices.Sort(lone.latencies)
-	crowd, _ := w.echo.fire(b, echoMethod, many, 64)
-	f.echoed, f.echo = lone.percentile(50), crowd.serverCPU/time.Duration(crowd.requests)
-	f.client = crowd.clientCPU / time.Duration(crowd.requests)
-	return f
+	crowd, _ := echo.fire(b, many, 64)
+	a.echoed, a.echo = lone.percentile(50), crowd.serverCPU/time.Duration(crowd.requests)
+	return a
 }
 
 // echoCalls carry the tokens of as many people as the calls for certificates do.
@@ -225,26 +166,15 @@ func cost(b *testing.B, f func() error) time.Duration {
 // commit returns the CPU of a bbolt transaction that adds 64 records at the end and syncs them.
 func (w *world) commit(b *testing.B) time.Duration {
 	name := filepath.Join(w.dir, "floor.db")
-	db, err := bbolt.Open(name, 0o600, &bbolt.Options{FreelistType: bbolt.FreelistMapType, NoStatistics: true})
+	db, err := openFloorLog(name)
 	must(b, err)
 	defer func() { must(b, os.Remove(name)) }()
 	defer db.Close()
+	records := slices.Repeat([][]byte{w.config.Record}, 64)
 	var next uint64
 	return cost(b, func() error {
-		return db.Update(func(tx *bbolt.Tx) error {
-			bucket, err := tx.CreateBucketIfNotExists([]byte("records"))
-			if err != nil {
-				return err
-			}
-			bucket.FillPercent = 0.9
-			for range 64 {
-				if err := bucket.Put(binary.BigEndian.AppendUint64(nil, next), w.parts.record); err != nil {
-					return err
-				}
-				next++
-			}
-			return nil
-		})
+		next += 64
+		return appendFloorLog(db, next, records)
 	})
 }
 

@@ -157,7 +157,7 @@ func newCall(who *person, token string) (call, error) {
 // warm lets tokens be seen, connections be made and pages be read, and the collector begin with what is not measured.
 func (w *world) warm(b *testing.B, d *daemon, p point) {
 	p.requests = 2 * p.clients
-	d.fire(b, pb.CertificateService_Issue_FullMethodName, w.issue(b, p), p.clients)
+	d.fire(b, w.issue(b, p), p.clients)
 	runtime.GC()
 }
 
@@ -165,7 +165,7 @@ func (w *world) warm(b *testing.B, d *daemon, p point) {
 func (w *world) measure(b *testing.B, d *daemon, p point) sample {
 	calls := w.issue(b, p)
 	runtime.GC()
-	s, answers := d.fire(b, pb.CertificateService_Issue_FullMethodName, calls, p.clients)
+	s, answers := d.fire(b, calls, p.clients)
 	serials := map[uint64]bool{}
 	for _, answer := range answers {
 		serials[certificate(b, answer).Serial] = true
@@ -189,24 +189,24 @@ func certificate(b *testing.B, answer frame) *ssh.Certificate {
 }
 
 // fire makes the calls, this many clients at a time.
-func (p *process) fire(b *testing.B, method string, calls []call, clients int) (sample, []frame) {
+func (d *daemon) fire(b *testing.B, calls []call, clients int) (sample, []frame) {
 	s := sample{requests: len(calls), latencies: make([]time.Duration, len(calls))}
 	answers := make([]frame, len(calls))
 	errs := make([]error, clients)
-	serverCPU, clientCPU, begin := p.cpu(b), ownCPU(b), time.Now()
+	serverCPU, clientCPU, begin := d.cpu(b), ownCPU(b), time.Now()
 	var wait sync.WaitGroup
 	for n := range clients {
 		wait.Go(func() {
-			conn := p.connections[n%min(clients, maxConnections)]
+			conn := d.connections[n%min(clients, maxConnections)]
 			for i := n; i < len(calls) && errs[n] == nil; i += clients {
 				sent := time.Now()
-				errs[n] = conn.Invoke(calls[i].ctx, method, &calls[i].body, &answers[i])
+				errs[n] = conn.Invoke(calls[i].ctx, d.method, &calls[i].body, &answers[i])
 				s.latencies[i] = time.Since(sent)
 			}
 		})
 	}
 	wait.Wait()
-	s.elapsed, s.clientCPU, s.serverCPU = time.Since(begin), ownCPU(b)-clientCPU, p.cpu(b)-serverCPU
+	s.elapsed, s.clientCPU, s.serverCPU = time.Since(begin), ownCPU(b)-clientCPU, d.cpu(b)-serverCPU
 	must(b, errors.Join(errs...))
 	return s, answers
 }

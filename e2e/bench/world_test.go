@@ -23,6 +23,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/internal/client"
 	"github.com/hallpass-ssh/hallpass/internal/devidp"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/seed"
+	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/sys/unix"
@@ -35,8 +36,8 @@ type world struct {
 	idp     *devidp.Server
 	people  []*person
 	daemons []*daemon
-	echo    *process
-	parts   *parts
+	floor   *daemon
+	config  floorConfig
 }
 
 // person signs in once and keeps the key of that sign-in.
@@ -46,9 +47,10 @@ type person struct {
 	random  []byte // behind the nonce of the ID tokens
 }
 
-// daemon is a running hallpassd.
+// daemon is a running hallpassd, or the server of the floor.
 type daemon struct {
 	name    string
+	method  string // that issues certificates
 	dir     string
 	address client.Address
 	*process
@@ -74,7 +76,7 @@ func newWorld(b *testing.B) *world {
 	if base := os.Getenv("HALLPASS_BENCH_BASE"); base != "" {
 		w.daemons = append(w.daemons, w.startDaemon(b, "base", base, 0))
 	}
-	w.echo = startEcho(b, w.daemons[0].dir, w.parts.answer)
+	w.floor = startFloor(b, w.config)
 	return w
 }
 
@@ -91,7 +93,7 @@ func newPerson(b *testing.B, i int) *person {
 // startDaemon makes a CA, with a log of so many records if that is not 0, and runs it. Of the first one it looks at the record of a
 // certificate.
 func (w *world) startDaemon(b *testing.B, name, binary string, records uint64) *daemon {
-	d := &daemon{name: name, dir: filepath.Join(w.dir, name)}
+	d := &daemon{name: name, method: pb.CertificateService_Issue_FullMethodName, dir: filepath.Join(w.dir, name)}
 	out := command(b, exec.Command(binary, "init", "--dir", d.dir, "--listen", "127.0.0.1:0", "--name", "localhost",
 		"--issuer", w.idp.URL(), "--client-id", "hallpass"), w.root)
 	pin := regexp.MustCompile(`#sha256:\S+?'`).FindString(out)
@@ -104,10 +106,10 @@ func (w *world) startDaemon(b *testing.B, name, binary string, records uint64) *
 		must(b, seed.Fill(b.Context(), seed.Params{Dir: d.dir, Records: records}))
 	}
 	d.run(b, binary, pin)
-	if w.parts == nil {
-		w.parts = newParts(b, w, d)
+	if w.config.Dir == "" {
+		w.config = w.floorConfig(b, d)
 		d.stop()
-		w.parts.record = lastRecord(b, d.dir)
+		w.config.Record = lastRecord(b, d.dir)
 		d.run(b, binary, pin)
 	}
 	return d
@@ -171,7 +173,7 @@ func realDir(b *testing.B, root string) string {
 }
 
 // describe says what was measured on what.
-func (w *world) describe() string {
+func (w *world) describe(b *testing.B) string {
 	var fs unix.Statfs_t
 	kind := "unknown"
 	if unix.Statfs(w.dir, &fs) == nil {
@@ -179,8 +181,11 @@ func (w *world) describe() string {
 			unix.OVERLAYFS_SUPER_MAGIC: "overlayfs"}[int64(fs.Type)] //nolint:unconvert // the type of the field differs between architectures
 	}
 	load, _ := os.ReadFile("/proc/loadavg")
+	asked := w.issue(b, point{"reused", 1, 1})[0]
+	token, err := w.idToken(w.people[0], time.Now())
+	must(b, err)
 	return fmt.Sprintf("\n%s, %.0f cores, %s, data on %s, load of the machine at the end %s\nrequest %d B with a token of %d B, answer %d B, record %d B\n",
-		processor(), cores(), runtime.Version(), kind, firstWord(load), w.parts.request, w.parts.token, w.parts.answer, len(w.parts.record))
+		processor(), cores(), runtime.Version(), kind, firstWord(load), len(asked.body), len(token), w.config.Answer, len(w.config.Record))
 }
 
 func processor() string {
