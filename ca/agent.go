@@ -22,7 +22,7 @@ func OpenAgent(name, socket, publicKeyFile string) (*Authority, error) {
 		return nil, fmt.Errorf("open CA key %q from %s: %w", name, publicKeyFile, err)
 	}
 	return &Authority{
-		Name: name, PublicKey: wired(key), check: checkOf(key), Source: "agent",
+		Name: name, PublicKey: wired(key), Source: "agent",
 		sign: func(ctx context.Context, random io.Reader, data []byte) (sig *ssh.Signature, err error) {
 			err = withAgentKey(ctx, socket, key, func(s ssh.Signer) (err error) {
 				sig, err = signAs(s, random, data)

@@ -33,8 +33,6 @@ type Authority struct {
 	// Source says where the private key lives: "file" or "agent".
 	Source string
 
-	// check verifies the signatures of an Ed25519 key; nil for others.
-	check *batchVerifier
 	// sign makes one signature over data, in the one algorithm of the key.
 	sign func(ctx context.Context, random io.Reader, data []byte) (*ssh.Signature, error)
 	// reach looks whether the private key is where it should be; nil if it was loaded.
@@ -62,27 +60,10 @@ func (a *Authority) certify(ctx context.Context, random io.Reader, toBeSigned []
 	if sig == nil || sig.Format != signatureFormat(a.PublicKey) || len(sig.Rest) > 0 {
 		return nil, errors.New("the signature is not of the algorithm asked for")
 	}
-	if err := a.verify(toBeSigned, sig); err != nil {
+	if err := a.PublicKey.Verify(toBeSigned, sig); err != nil {
 		return nil, fmt.Errorf("check the signature: %w", err)
 	}
 	return appendString(slices.Clone(toBeSigned), ssh.Marshal(sig)), nil
-}
-
-func (a *Authority) verify(message []byte, sig *ssh.Signature) error {
-	if a.check == nil {
-		return a.PublicKey.Verify(message, sig)
-	}
-	return a.check.verify(message, sig.Blob)
-}
-
-// checkOf returns what verifies the signatures of a key faster than the key itself, or nil.
-func checkOf(key ssh.PublicKey) *batchVerifier {
-	if k, ok := key.(ssh.CryptoPublicKey); ok && key.Type() == ssh.KeyAlgoED25519 {
-		if point, ok := k.CryptoPublicKey().(ed25519.PublicKey); ok {
-			return newBatchVerifier(point)
-		}
-	}
-	return nil
 }
 
 // signatureFormat returns the one algorithm in which a CA key signs. sshd refuses RSA with SHA-1.
@@ -120,7 +101,7 @@ func LoadFile(name, path string, passphrase func() ([]byte, error)) (*Authority,
 		return nil, fmt.Errorf("load CA key %q: %w", name, err)
 	}
 	return &Authority{
-		Name: name, PublicKey: wired(signer.PublicKey()), check: checkOf(signer.PublicKey()), Source: "file",
+		Name: name, PublicKey: wired(signer.PublicKey()), Source: "file",
 		sign: func(_ context.Context, random io.Reader, data []byte) (*ssh.Signature, error) {
 			return signAs(signer, random, data)
 		},

@@ -22,29 +22,18 @@ var (
 	IsValidPoint       = validEd25519
 )
 
-// NewBatchVerifier returns what verifies signatures of a key for many callers at once.
-func NewBatchVerifier(key []byte) interface {
-	Verify(message, signature []byte) error
-} {
-	return exportedVerifier{newBatchVerifier(key)}
-}
-
-type exportedVerifier struct{ *batchVerifier }
-
-func (v exportedVerifier) Verify(message, signature []byte) error {
-	return v.verify(message, signature)
-}
-
-// AllValid says whether signatures of a key, each over the message at its place, verify together.
-func AllValid(key []byte, messages, signatures [][]byte) bool {
+// AllValid says whether signatures, each over the message at its place and by the key there, verify together.
+func AllValid(keys, messages, signatures [][]byte) bool {
 	var batch []*verification
+	known := map[string]*edwardsKey{}
 	for i := range messages {
-		batch = append(batch, &verification{message: messages[i], signature: signatures[i]})
+		if known[string(keys[i])] == nil {
+			known[string(keys[i])] = newEdwardsKey(keys[i])
+		}
+		batch = append(batch, &verification{key: known[string(keys[i])], message: messages[i], signature: signatures[i]})
 	}
-	return newBatchVerifier(key).allValid(batch)
+	return allValid(batch)
 }
 
 // PanicInBatch says what comes of a batch in the midst of which something panics.
-func PanicInBatch(key []byte) (valid bool) {
-	return newBatchVerifier(key).allValid([]*verification{nil})
-}
+func PanicInBatch() (valid bool) { return allValid([]*verification{{}}) }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdh"
+	"crypto/ed25519"
 	"math/big"
 	"slices"
 	"sync"
@@ -120,21 +121,34 @@ func (k *rememberedKeys) add(key ssh.PublicKey, wire []byte) ssh.PublicKey {
 // wiredKey is a key that knows its wire format, which is asked for again and again. Nobody may change that.
 type wiredKey struct {
 	ssh.PublicKey
-	crypto crypto.PublicKey
-	wire   []byte
+	crypto  crypto.PublicKey
+	edwards *edwardsKey // nil if it is not an Ed25519 key
+	wire    []byte
 }
 
-// wired returns a key that knows its wire format.
+// wired returns a key that knows its wire format, and verifies fast.
 func wired(key ssh.PublicKey) ssh.PublicKey {
 	plain, ok := key.(ssh.CryptoPublicKey)
 	if !ok {
 		return key
 	}
-	return wiredKey{key, plain.CryptoPublicKey(), slices.Clip(key.Marshal())}
+	w := wiredKey{PublicKey: key, crypto: plain.CryptoPublicKey(), wire: slices.Clip(key.Marshal())}
+	if point, ok := w.crypto.(ed25519.PublicKey); ok && key.Type() == ssh.KeyAlgoED25519 {
+		w.edwards = newEdwardsKey(point)
+	}
+	return w
 }
 
 func (k wiredKey) Marshal() []byte                   { return k.wire }
 func (k wiredKey) CryptoPublicKey() crypto.PublicKey { return k.crypto }
+
+// Verify returns an error if a signature over data is not one by the key.
+func (k wiredKey) Verify(data []byte, sig *ssh.Signature) error {
+	if k.edwards == nil || sig.Format != ssh.KeyAlgoED25519 {
+		return k.PublicKey.Verify(data, sig)
+	}
+	return ed25519Batch.verify(k.edwards, data, sig.Blob)
+}
 
 // checkFields checks what follows the name of the type, before any library computes with it.
 func checkFields(name string, r *reader) error {

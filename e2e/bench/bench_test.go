@@ -12,7 +12,7 @@ import (
 )
 
 // rounds is how often everything is measured. What is compared is measured in turns, because a machine has phases.
-const rounds = 2
+const rounds = 3
 
 // A point is one thing to measure of a daemon.
 type point struct {
