@@ -122,7 +122,7 @@ func (k *rememberedKeys) add(key ssh.PublicKey, wire []byte) ssh.PublicKey {
 type wiredKey struct {
 	ssh.PublicKey
 	crypto  crypto.PublicKey
-	edwards *edwardsKey // nil if it is not an Ed25519 key
+	edwards func() *edwardsKey // nil if it is not an Ed25519 key; most keys verify nothing
 	wire    []byte
 }
 
@@ -134,7 +134,7 @@ func wired(key ssh.PublicKey) ssh.PublicKey {
 	}
 	w := wiredKey{PublicKey: key, crypto: plain.CryptoPublicKey(), wire: slices.Clip(key.Marshal())}
 	if point, ok := w.crypto.(ed25519.PublicKey); ok && key.Type() == ssh.KeyAlgoED25519 {
-		w.edwards = newEdwardsKey(point)
+		w.edwards = sync.OnceValue(func() *edwardsKey { return newEdwardsKey(point) })
 	}
 	return w
 }
@@ -147,7 +147,11 @@ func (k wiredKey) Verify(data []byte, sig *ssh.Signature) error {
 	if k.edwards == nil || sig.Format != ssh.KeyAlgoED25519 {
 		return k.PublicKey.Verify(data, sig)
 	}
-	return ed25519Batch.verify(k.edwards, data, sig.Blob)
+	key := k.edwards()
+	if key == nil { // not a point: nothing verifies
+		return k.PublicKey.Verify(data, sig)
+	}
+	return ed25519Batch.verify(key, data, sig.Blob)
 }
 
 // checkFields checks what follows the name of the type, before any library computes with it.

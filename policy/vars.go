@@ -101,16 +101,15 @@ func plainFailure(message string) string {
 // roleVars are the variables that roles see.
 func (p *Policy) roleVars(q ca.Question) (map[string]any, error) {
 	id, token := q.Identity, q.Token
-	vars := map[string]any{
-		"identity.issuer":  id.Issuer,
-		"identity.subject": id.Subject,
-		"identity.kind":    id.Kind.String(),
-		"identity.email":   types.OptionalNone,
-		"identity.groups":  types.NewStringList(types.DefaultTypeAdapter, id.Groups),
-		"token.bound":      token.Bound,
-		"token.auth_time":  types.OptionalNone,
-		"now":              q.Now.UTC(),
-	}
+	vars := make(map[string]any, 17+len(p.claims)) // with those of rules
+	vars["identity.issuer"] = id.Issuer
+	vars["identity.subject"] = id.Subject
+	vars["identity.kind"] = id.Kind.String()
+	vars["identity.email"] = types.OptionalNone
+	vars["identity.groups"] = types.NewStringList(types.DefaultTypeAdapter, id.Groups)
+	vars["token.bound"] = token.Bound
+	vars["token.auth_time"] = types.OptionalNone
+	vars["now"] = q.Now.UTC()
 	if id.Email != "" {
 		vars["identity.email"] = types.OptionalOf(types.String(id.Email))
 	}

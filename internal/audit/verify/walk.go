@@ -265,10 +265,12 @@ func (w *walk) granter(index uint64, said string) string {
 	return w.authorities[w.grants[index]]
 }
 
+// noSignature ends a certificate for a parser that wants one.
+var noSignature = ssh.Marshal(struct{ Signature []byte }{ssh.Marshal(ssh.Signature{Format: ssh.KeyAlgoED25519})})
+
 // parseToBeSigned reads a certificate that ends before its signature (PROTOCOL.certkeys).
 func parseToBeSigned(toBeSigned []byte) (*ssh.Certificate, error) {
-	signature := ssh.Marshal(struct{ Signature []byte }{ssh.Marshal(ssh.Signature{Format: ssh.KeyAlgoED25519})})
-	whole := append(bytes.Clone(toBeSigned), signature...)
+	whole := append(bytes.Clone(toBeSigned), noSignature...)
 	key, err := ssh.ParsePublicKey(whole)
 	if err != nil {
 		return nil, fmt.Errorf("read its certificate: %w", err)
