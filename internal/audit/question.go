@@ -21,17 +21,23 @@ var ErrErased = errors.New("inputs erased")
 //
 // Of the key, a policy knows no more than its type, and of a refused request the log has no more.
 func Question(d *pb.Decided, snapshot, lists []byte) (ca.Question, error) {
-	q := ca.Question{Now: goTime(d.GetDecidedAt())}
 	if snapshot == nil {
-		return q, ErrErased
+		return ca.Question{}, ErrErased
 	}
 	if digest := Digest(snapshot); string(digest[:]) != string(d.GetCaller().GetSnapshot()) {
-		return q, errors.New("read the inputs of a decision: the identity snapshot is not the one that the record cites")
+		return ca.Question{}, errors.New("read the inputs of a decision: the identity snapshot is not the one that the record cites")
 	}
+	id, err := Identity(snapshot)
+	if err != nil {
+		return ca.Question{}, fmt.Errorf("read the inputs of a decision: %w", err)
+	}
+	return QuestionOf(id, d, lists)
+}
+
+// QuestionOf is Question for a caller whose snapshot was read before.
+func QuestionOf(id ca.Identity, d *pb.Decided, lists []byte) (ca.Question, error) {
+	q := ca.Question{Identity: id, Now: goTime(d.GetDecidedAt())}
 	var err error
-	if q.Identity, err = Identity(snapshot); err != nil {
-		return q, fmt.Errorf("read the inputs of a decision: %w", err)
-	}
 	if q.Lists, err = listsOf(d, lists); err != nil {
 		return q, fmt.Errorf("read the inputs of a decision: %w", err)
 	}

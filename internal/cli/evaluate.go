@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
 	"github.com/hallpass-ssh/hallpass/policy"
@@ -19,12 +20,16 @@ type evaluator struct {
 	// blob returns what the log has under a digest; nil if it has nothing.
 	blob func(digest [32]byte) ([]byte, error)
 
-	mu       sync.Mutex // guards what follows
-	policies map[[32]byte]func() (*policy.Policy, error)
+	mu         sync.Mutex // guards what follows
+	policies   map[[32]byte]func() (*policy.Policy, error)
+	identities map[[32]byte]ca.Identity // by the digests of their snapshots
 }
 
+// maxIdentities is how many identities are kept: people come again and again.
+const maxIdentities = 10_000
+
 func newEvaluator(ctx context.Context, blob func([32]byte) ([]byte, error)) *evaluator {
-	return &evaluator{ctx: ctx, blob: blob, policies: map[[32]byte]func() (*policy.Policy, error){}}
+	return &evaluator{ctx: ctx, blob: blob, policies: map[[32]byte]func() (*policy.Policy, error){}, identities: map[[32]byte]ca.Identity{}}
 }
 
 // evaluate implements verify.Source.
@@ -46,18 +51,7 @@ func (e *evaluator) evaluate(r *pb.Record) error {
 	if err != nil {
 		return err
 	}
-	if len(r.GetDecided().GetCaller().GetSnapshot()) != 32 {
-		return errors.New("it cites no identity")
-	}
-	snapshot, err := e.cited(r.GetDecided().GetCaller().GetSnapshot())
-	if err != nil {
-		return err
-	}
-	lists, err := e.cited(r.GetDecided().GetLists())
-	if err != nil {
-		return err
-	}
-	question, err := audit.Question(r.GetDecided(), snapshot, lists)
+	question, err := e.question(r.GetDecided())
 	if errors.Is(err, audit.ErrErased) {
 		return verify.ErrErased
 	}
@@ -82,6 +76,40 @@ func (e *evaluator) evaluate(r *pb.Record) error {
 		differences = append(differences, fmt.Sprintf("%s %q is recorded, %q follows from the policy", d.What, d.Recorded, d.Now))
 	}
 	return fmt.Errorf("it does not follow from the policy that it names: %s", strings.Join(differences, "; "))
+}
+
+// question is what the policy was asked.
+func (e *evaluator) question(d *pb.Decided) (ca.Question, error) {
+	cites := d.GetCaller().GetSnapshot()
+	if len(cites) != 32 {
+		return ca.Question{}, errors.New("it cites no identity")
+	}
+	lists, err := e.cited(d.GetLists())
+	if err != nil {
+		return ca.Question{}, err
+	}
+	digest := [32]byte(cites)
+	e.mu.Lock()
+	id, known := e.identities[digest]
+	e.mu.Unlock()
+	if known {
+		return audit.QuestionOf(id, d, lists)
+	}
+	snapshot, err := e.blob(digest)
+	if err != nil {
+		return ca.Question{}, err
+	}
+	q, err := audit.Question(d, snapshot, lists)
+	if err != nil {
+		return q, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.identities) >= maxIdentities {
+		clear(e.identities)
+	}
+	e.identities[digest] = q.Identity
+	return q, nil
 }
 
 // cited returns a blob by its digest; nil for none.

@@ -87,24 +87,17 @@ func known(m protoreflect.Message) error {
 	if len(m.GetUnknown()) > 0 {
 		return fmt.Errorf("its %s tells of something that this program does not know: use a newer one", m.Descriptor().Name())
 	}
-	for _, field := range nestedFields(m.Descriptor()) {
-		if !m.Has(field) {
-			continue
+	n := nestedOf(m.Descriptor())
+	for _, field := range n.fields {
+		if m.Has(field) {
+			if err := knownField(m, field); err != nil {
+				return err
+			}
 		}
-		v := m.Get(field)
-		switch {
-		case field.Enum() != nil:
-			if field.Enum().Values().ByNumber(v.Enum()) == nil {
-				return fmt.Errorf("its %s has the value %d, which this program does not know: use a newer one", field.Name(), v.Enum())
-			}
-		case field.IsList():
-			for i := range v.List().Len() {
-				if err := known(v.List().Get(i).Message()); err != nil {
-					return err
-				}
-			}
-		default:
-			if err := known(v.Message()); err != nil {
+	}
+	for _, oneof := range n.oneofs {
+		if field := m.WhichOneof(oneof); field != nil && holdsMore(field) {
+			if err := knownField(m, field); err != nil {
 				return err
 			}
 		}
@@ -112,25 +105,55 @@ func known(m protoreflect.Message) error {
 	return nil
 }
 
-// nested holds what nestedFields found: it is asked several times for each record.
-var nested sync.Map // from protoreflect.MessageDescriptor to []protoreflect.FieldDescriptor
-
-// nestedFields are the fields of a message that hold messages or enum values. The daemon has a reader of its own: this one leans on
-// nothing of it.
-func nestedFields(d protoreflect.MessageDescriptor) []protoreflect.FieldDescriptor {
-	known, _ := nested.Load(d)
-	if fields, ok := known.([]protoreflect.FieldDescriptor); ok {
-		return fields
+func knownField(m protoreflect.Message, field protoreflect.FieldDescriptor) error {
+	v := m.Get(field)
+	switch {
+	case field.Enum() != nil:
+		if field.Enum().Values().ByNumber(v.Enum()) == nil {
+			return fmt.Errorf("its %s has the value %d, which this program does not know: use a newer one", field.Name(), v.Enum())
+		}
+		return nil
+	case field.IsList():
+		for i := range v.List().Len() {
+			if err := known(v.List().Get(i).Message()); err != nil {
+				return err
+			}
+		}
+		return nil
+	default:
+		return known(v.Message())
 	}
-	var fields []protoreflect.FieldDescriptor
+}
+
+// nested are the fields of a message that hold messages or enum values, and apart from them the oneofs: of the many events that a
+// record can tell of, it has one. The daemon has a reader of its own: this one leans on nothing of it.
+type nested struct {
+	fields []protoreflect.FieldDescriptor
+	oneofs []protoreflect.OneofDescriptor
+}
+
+// allNested holds what nestedOf found: it is asked several times for each record.
+var allNested sync.Map // from protoreflect.MessageDescriptor to nested
+
+func nestedOf(d protoreflect.MessageDescriptor) nested {
+	known, _ := allNested.Load(d)
+	if n, ok := known.(nested); ok {
+		return n
+	}
+	var n nested
+	for i := range d.Oneofs().Len() {
+		n.oneofs = append(n.oneofs, d.Oneofs().Get(i))
+	}
 	for i := range d.Fields().Len() {
-		if f := d.Fields().Get(i); f.Enum() != nil || f.Message() != nil {
-			fields = append(fields, f)
+		if f := d.Fields().Get(i); f.ContainingOneof() == nil && holdsMore(f) {
+			n.fields = append(n.fields, f)
 		}
 	}
-	nested.Store(d, fields)
-	return fields
+	allNested.Store(d, n)
+	return n
 }
+
+func holdsMore(f protoreflect.FieldDescriptor) bool { return f.Enum() != nil || f.Message() != nil }
 
 // step checks the next record, at place, against those before it.
 func (w *walk) step(place uint64, p parsed) error {
