@@ -11,10 +11,10 @@ import (
 	"testing"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
-	"go.etcd.io/bbolt"
 	"golang.org/x/crypto/ssh"
 	"google.golang.org/protobuf/proto"
 )
@@ -95,7 +95,7 @@ func (a *authority) verified(t *testing.T) []*pb.Record {
 	} else if out, err := a.audit(a.log(), past); err != nil {
 		t.Errorf("the log does not verify: %v\n%s", err, out)
 	}
-	checkFile(t, a.log())
+	logfile.Check(t, a.log())
 	log, err := bolt.OpenRaw(a.log())
 	if err != nil {
 		t.Fatal(err)
@@ -145,25 +145,6 @@ func (a *authority) checkBorrowed(t *testing.T) {
 	}
 	defer log.Close()
 	storetest.Check(t, log)
-}
-
-// checkFile looks at each page of the file with the eyes of bbolt.
-func checkFile(t *testing.T, path string) {
-	t.Helper()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: 4096, ReadOnly: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	if err := db.View(func(tx *bbolt.Tx) error {
-		var all []error
-		for err := range tx.Check() {
-			all = append(all, err)
-		}
-		return errors.Join(all...)
-	}); err != nil {
-		t.Errorf("the pages of the log are not in order: %v", err)
-	}
 }
 
 // parse reads the certificate.

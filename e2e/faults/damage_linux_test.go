@@ -3,7 +3,6 @@ package faults_test
 import (
 	"bytes"
 	"encoding/binary"
-	"fmt"
 	"maps"
 	"math/rand/v2"
 	"os"
@@ -12,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	"go.etcd.io/bbolt"
 )
 
@@ -40,7 +40,7 @@ func withHistory(t *testing.T, _ *rand.Rand) *authority {
 		p.stop(t)
 		*next.file, *next.head = readFile(t, next.of.log()), readFile(t, next.of.log()+".head")
 	}
-	h.contents = contents(t, a.log())
+	h.contents = logfile.Contents(t, a.log())
 	a.old = h
 	return a
 }
@@ -175,42 +175,11 @@ func someRecord(b *bbolt.Bucket, random *rand.Rand) []byte {
 	return binary.BigEndian.AppendUint64(nil, random.Uint64N(uint64(b.Stats().KeyN)))
 }
 
-// edit changes a log behind its back, and returns what the file is then.
+// edit changes the log in the file, and returns the file.
 func edit(t *testing.T, path string, change func(*bbolt.Tx) error) []byte {
 	t.Helper()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: page})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Update(change); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
+	logfile.Edit(t, path, change)
 	return readFile(t, path)
-}
-
-// contents is all that a log holds, by bucket and key.
-func contents(t *testing.T, path string) map[string]string {
-	t.Helper()
-	all := map[string]string{}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: page, ReadOnly: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	if err := db.View(func(tx *bbolt.Tx) error {
-		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
-			return b.ForEach(func(k, v []byte) error {
-				all[fmt.Sprintf("%s %x", name, k)] = string(v)
-				return nil
-			})
-		})
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return all
 }
 
 // damaged damages the file. Either `hallpass audit verify` says so, with the head that the file had, or what the log holds is the same
@@ -232,7 +201,7 @@ func damaged(t *testing.T, a *authority, random *rand.Rand) {
 	case verifyErr != nil && (!bytes.Contains(out, []byte("hallpass: ")) || bytes.Contains(out, []byte("goroutine "))):
 		t.Errorf("%s: it fails without a word: %v\n%s", d.name, verifyErr, out)
 	case verifyErr != nil:
-	case maps.Equal(h.contents, contents(t, copied)):
+	case maps.Equal(h.contents, logfile.Contents(t, copied)):
 		outcome = "harmless, where nothing leads to"
 	default:
 		t.Errorf("%s, and that is accepted:\n%s", d.name, out)

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	hallpassd "github.com/hallpass-ssh/hallpass/internal/daemon"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/seed"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 )
@@ -102,7 +103,7 @@ func damageArchive(t *testing.T, path string, verify func(file string) (int, str
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := contents(t, path)
+	want := logfile.Contents(t, path)
 	random := rand.New(rand.NewPCG(3, 5))
 	damaged := filepath.Join(t.TempDir(), "damaged.db")
 	found := 0
@@ -120,7 +121,7 @@ func damageArchive(t *testing.T, path string, verify func(file string) (int, str
 			if found++; !strings.Contains(errs, damaged) {
 				t.Errorf("byte %d ^ %#x: the archive is not named: %s", at, by, errs)
 			}
-		} else if diff := cmp.Diff(want, contents(t, damaged)); diff != "" {
+		} else if diff := cmp.Diff(want, logfile.Contents(t, damaged)); diff != "" {
 			t.Errorf("byte %d ^ %#x was accepted:\n%s", at, by, diff)
 		}
 	}

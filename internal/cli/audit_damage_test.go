@@ -2,7 +2,6 @@ package cli_test
 
 import (
 	"bytes"
-	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -10,7 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.etcd.io/bbolt"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 )
 
 // TestRandomDamageIsFound changes one byte of a copy at a time: it is found, or it changed nothing that the log holds.
@@ -20,7 +19,7 @@ func TestRandomDamageIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := contents(t, l.path)
+	want := logfile.Contents(t, l.path)
 	random := rand.New(rand.NewPCG(7, 11))
 	found, harmless := 0, 0
 	damaged := filepath.Join(t.TempDir(), "damaged.db")
@@ -42,7 +41,7 @@ func TestRandomDamageIsFound(t *testing.T) {
 			continue
 		}
 		harmless++
-		if diff := cmp.Diff(want, contents(t, damaged)); diff != "" {
+		if diff := cmp.Diff(want, logfile.Contents(t, damaged)); diff != "" {
 			t.Errorf("byte %d ^ %#x was accepted:\n%s", at, by, diff)
 		}
 	}
@@ -50,26 +49,4 @@ func TestRandomDamageIsFound(t *testing.T) {
 	if found < 100 || harmless < 10 {
 		t.Errorf("%d found, %d harmless: is this still a log?", found, harmless)
 	}
-}
-
-// contents is all that a log holds, by bucket and key.
-func contents(t *testing.T, path string) map[string]string {
-	t.Helper()
-	out := map[string]string{}
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: 4096, ReadOnly: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	if err := db.View(func(tx *bbolt.Tx) error {
-		return tx.ForEach(func(name []byte, b *bbolt.Bucket) error {
-			return b.ForEach(func(k, v []byte) error {
-				out[fmt.Sprintf("%s %x", name, k)] = fmt.Sprintf("%x", v)
-				return nil
-			})
-		})
-	}); err != nil {
-		t.Fatal(err)
-	}
-	return out
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	hallpassd "github.com/hallpass-ssh/hallpass/internal/daemon"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/seed"
 	"go.etcd.io/bbolt"
 )
@@ -55,16 +56,7 @@ func TestVerifyHoldsTheIndexAgainstTheRecords(t *testing.T) {
 			if err := os.WriteFile(path, text, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: 4096})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := db.Update(func(tx *bbolt.Tx) error { return tt.change(tx.Bucket([]byte("index"))) }); err != nil {
-				t.Fatal(err)
-			}
-			if err := db.Close(); err != nil {
-				t.Fatal(err)
-			}
+			logfile.Edit(t, path, func(tx *bbolt.Tx) error { return tt.change(tx.Bucket([]byte("index"))) })
 			code, out, errs := run(t, "audit", "verify", path, "--public-key", key.Verifier())
 			if tt.want == "" && code != 0 || tt.want != "" && (code != 1 || !strings.Contains(errs, tt.want)) {
 				t.Errorf("code %d, %q %q, want %q", code, out, errs, tt.want)

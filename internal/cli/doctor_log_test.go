@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"go.etcd.io/bbolt"
 	"golang.org/x/crypto/ssh"
@@ -41,16 +42,7 @@ func copyOf(t testing.TB, path string, key *audit.LogKey) *doctored {
 // edit changes the file behind everybody's back.
 func (d *doctored) edit(change func(tx *bbolt.Tx) error) {
 	d.t.Helper()
-	db, err := bbolt.Open(d.path, 0o600, &bbolt.Options{PageSize: 4096})
-	if err != nil {
-		d.t.Fatal(err)
-	}
-	if err := db.Update(change); err != nil {
-		d.t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		d.t.Fatal(err)
-	}
+	logfile.Edit(d.t, d.path, change)
 }
 
 func place(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }

@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/daemon"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"go.etcd.io/bbolt"
 	"golang.org/x/crypto/ssh"
@@ -214,16 +215,9 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 		{"the log of another CA", func(t *testing.T, dir string) { copyFile(t, at(initialised(t), "log.db"), at(dir, "log.db")) }, []string{"log.db"}},
 		{"no log", func(t *testing.T, dir string) { os.Remove(at(dir, "log.db")) }, []string{"log.db"}},
 		{"a log of a newer format", func(t *testing.T, dir string) {
-			db, err := bbolt.Open(at(dir, "log.db"), 0o600, nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer db.Close()
-			if err := db.Update(func(tx *bbolt.Tx) error {
+			logfile.Edit(t, at(dir, "log.db"), func(tx *bbolt.Tx) error {
 				return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte{audit.Format + 1})
-			}); err != nil {
-				t.Fatal(err)
-			}
+			})
 		}, []string{"log.db", "format", "newer program"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -17,6 +17,7 @@ import (
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
@@ -610,7 +611,7 @@ func TestArchiveChanged(t *testing.T) {
 		write(t, other, archive)
 		for path, change := range map[string]func(*bbolt.Tx) error{changed: tt.change, other: tt.archive} {
 			if change != nil {
-				edit(t, path, change)
+				logfile.Edit(t, path, change)
 			}
 		}
 		if _, err := l.check(t, changed); tt.alone != "" && (err == nil || !strings.Contains(err.Error(), tt.alone)) {
@@ -707,7 +708,7 @@ func TestArchiveForged(t *testing.T) {
 // forge has the newest record, which tells of an archive, carry over other facts, and the log key sign that.
 func forge(t *testing.T, l *aged, path string, done *bolt.Archive, change func([]*pb.CarriedFact) []*pb.CarriedFact) {
 	t.Helper()
-	edit(t, path, func(tx *bbolt.Tx) error {
+	logfile.Edit(t, path, func(tx *bbolt.Tx) error {
 		blobs, hashes := tx.Bucket([]byte("blobs")), tx.Bucket([]byte("hashes"))
 		facts, err := audit.Carried(blobs.Get(done.GetCarried()[0]), nil)
 		if err != nil {

@@ -1,16 +1,15 @@
 package bolt_test
 
 import (
-	"errors"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
-	"go.etcd.io/bbolt"
 )
 
 func TestStore(t *testing.T) {
@@ -53,25 +52,7 @@ func closing(t testing.TB, path string, s *bolt.Store, err error) *bolt.Store {
 		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
-		view(t, path, func(tx *bbolt.Tx) error {
-			for err := range tx.Check() {
-				t.Errorf("check %s: %v", path, err)
-			}
-			return nil
-		})
+		logfile.Check(t, path)
 	})
 	return s
-}
-
-// view reads a log behind its back.
-func view(t testing.TB, path string, read func(*bbolt.Tx) error) {
-	t.Helper()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: page, ReadOnly: true, Timeout: time.Second})
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	if err := errors.Join(db.View(read), db.Close()); err != nil {
-		t.Error(err)
-	}
 }

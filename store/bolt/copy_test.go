@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
 	"go.etcd.io/bbolt"
@@ -57,7 +58,7 @@ func TestRawReadsWhatOthersRefuse(t *testing.T) {
 	clock := storetest.NewClock()
 	cfg := newConfig(t, clock.Now)
 	path, records := filled(t, cfg, clock)
-	edit(t, path, func(tx *bbolt.Tx) error {
+	logfile.Edit(t, path, func(tx *bbolt.Tx) error {
 		c := tx.Bucket([]byte("records")).Cursor()
 		c.Last()
 		return c.Delete()

@@ -12,6 +12,7 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
@@ -159,14 +160,14 @@ func TestOpenRefuses(t *testing.T) {
 		}, "bytes and should have"},
 		{"a log of a newer program", func(t *testing.T, path string) bolt.Config {
 			write(t, path, good)
-			edit(t, path, func(tx *bbolt.Tx) error {
+			logfile.Edit(t, path, func(tx *bbolt.Tx) error {
 				return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte{audit.Format + 1})
 			})
 			return cfg
 		}, "use a newer program"},
 		{"a log without its newest record", func(t *testing.T, path string) bolt.Config {
 			write(t, path, good)
-			edit(t, path, func(tx *bbolt.Tx) error {
+			logfile.Edit(t, path, func(tx *bbolt.Tx) error {
 				c := tx.Bucket([]byte("records")).Cursor()
 				c.Last()
 				return c.Delete()
@@ -175,7 +176,7 @@ func TestOpenRefuses(t *testing.T) {
 		}, "records are missing"},
 		{"a log whose newest record was changed", func(t *testing.T, path string) bolt.Config {
 			write(t, path, good)
-			edit(t, path, func(tx *bbolt.Tx) error {
+			logfile.Edit(t, path, func(tx *bbolt.Tx) error {
 				b := tx.Bucket([]byte("records"))
 				k, v := b.Cursor().Last()
 				return b.Put(k, bytes.Replace(v, []byte("ticket 4711"), []byte("ticket 4712"), 1))
@@ -188,11 +189,11 @@ func TestOpenRefuses(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("checkpoint"), old) })
+			logfile.Edit(t, path, func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("checkpoint"), old) })
 			return cfg
 		}, "do not lead to the root hash"},
 		{"a database of another program", func(t *testing.T, path string) bolt.Config {
-			edit(t, path, func(tx *bbolt.Tx) error {
+			logfile.Edit(t, path, func(tx *bbolt.Tx) error {
 				_, err := tx.CreateBucket([]byte("other"))
 				return err
 			})
@@ -224,7 +225,7 @@ func TestRebuildRefuses(t *testing.T) {
 	clock := storetest.NewClock()
 	cfg := newConfig(t, clock.Now)
 	path, _ := filled(t, cfg, clock)
-	edit(t, path, func(tx *bbolt.Tx) error {
+	logfile.Edit(t, path, func(tx *bbolt.Tx) error {
 		b, key := tx.Bucket([]byte("records")), []byte{0, 0, 0, 0, 0, 0, 0, 9}
 		return b.Put(key, bytes.Replace(b.Get(key), []byte("deploy"), []byte("myself"), 1))
 	})
@@ -246,7 +247,7 @@ func TestRebuildMendsFacts(t *testing.T) {
 	clock := storetest.NewClock()
 	cfg := newConfig(t, clock.Now)
 	path, records := filled(t, cfg, clock)
-	edit(t, path, func(tx *bbolt.Tx) error {
+	logfile.Edit(t, path, func(tx *bbolt.Tx) error {
 		b := tx.Bucket([]byte("facts"))
 		k, _ := b.Cursor().Seek([]byte("nonce/"))
 		return b.Delete(k)
@@ -334,20 +335,5 @@ func TestPagesThatLeadInACircle(t *testing.T) {
 	}
 	if circles == 0 {
 		t.Error("no branch page is in use: is this still a log?")
-	}
-}
-
-// edit changes a log behind its back.
-func edit(t testing.TB, path string, change func(*bbolt.Tx) error) {
-	t.Helper()
-	db, err := bbolt.Open(path, 0o600, &bbolt.Options{PageSize: page})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Update(change); err != nil {
-		t.Fatal(err)
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
 	}
 }

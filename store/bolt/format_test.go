@@ -15,6 +15,7 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
@@ -71,7 +72,7 @@ func TestNewerFactsAreRefused(t *testing.T) {
 	clock := storetest.NewClock()
 	cfg := newConfig(t, clock.Now)
 	path, _ := filled(t, cfg, clock)
-	edit(t, path, func(tx *bbolt.Tx) error {
+	logfile.Edit(t, path, func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte("meta")).Put([]byte("facts"), []byte{audit.FactsVersion + 1})
 	})
 	if _, err := bolt.Open(path, cfg); err == nil || !strings.Contains(err.Error(), "use a newer program") {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/audit/verify"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
@@ -114,13 +115,13 @@ func TestRestore(t *testing.T) {
 		{"over a damaged log", func(t *testing.T, k *kept) { write(t, k.path, bytes.Repeat([]byte("x"), 9000)) }, nil, false, "the newest 4 are missing", 0, 0},
 		{"over an empty file", func(t *testing.T, k *kept) { write(t, k.path, nil) }, nil, true, "", 4, 1},
 		{"of a damaged backup", func(t *testing.T, k *kept) {
-			edit(t, k.backup, func(tx *bbolt.Tx) error {
+			logfile.Edit(t, k.backup, func(tx *bbolt.Tx) error {
 				b, key := tx.Bucket([]byte("records")), []byte{0, 0, 0, 0, 0, 0, 0, 3}
 				return b.Put(key, bytes.Replace(b.Get(key), []byte("deploy"), []byte("myself"), 1))
 			})
 		}, nil, true, "was changed or damaged", 0, 0},
 		{"of a backup whose facts were edited", func(t *testing.T, k *kept) {
-			edit(t, k.backup, func(tx *bbolt.Tx) error {
+			logfile.Edit(t, k.backup, func(tx *bbolt.Tx) error {
 				return tx.Bucket([]byte("facts")).Put([]byte("nonce/x"), make([]byte, 16))
 			})
 		}, nil, true, "", 4, 1},
