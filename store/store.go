@@ -102,6 +102,8 @@ var (
 	ErrInDoubt = errors.New("outcome of the commit is in doubt")
 	// ErrUnavailable: nothing was written, and trying again later may help (disk full, read-only, clock went back).
 	ErrUnavailable = errors.New("log cannot be written")
+	// ErrDamaged: what is stored cannot be read. Nothing mends it; a backup takes its place.
+	ErrDamaged = errors.New("the file is damaged")
 )
 
 // ConflictError says that a fact of the record breaks its rule: one which had to be new exists, or one which had to have a

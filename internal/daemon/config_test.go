@@ -214,6 +214,12 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 		{"backdating by part of a second", func(t *testing.T, dir string) { edit(t, dir, "issuers:", "limits: {skew: 1500ms}\nissuers:") }, []string{"limits.skew"}},
 		{"the log of another CA", func(t *testing.T, dir string) { copyFile(t, at(initialised(t), "log.db"), at(dir, "log.db")) }, []string{"log.db"}},
 		{"no log", func(t *testing.T, dir string) { os.Remove(at(dir, "log.db")) }, []string{"log.db"}},
+		{"a log that was cut off", func(t *testing.T, dir string) {
+			file := at(dir, "log.db")
+			if err := os.Truncate(file, int64(len(read(t, file))/2)); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"log.db", "the file is damaged", "`hallpassd restore` puts a backup in its place"}},
 		{"a log of a newer format", func(t *testing.T, dir string) {
 			logfile.Edit(t, at(dir, "log.db"), func(tx *bbolt.Tx) error {
 				return tx.Bucket([]byte("meta")).Put([]byte("format"), []byte{audit.Format + 1})

@@ -70,7 +70,9 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 		LogKey: parts.logKey, Now: cfg.Now, Uptime: cfg.Uptime, Logger: logger,
 		UnderWay: func() int { return int(d.issuing.Load()) }, Committed: d.metrics.log.committed,
 	}
-	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), logConfig); err != nil {
+	if d.store, err = bolt.Open(cfg.path(cfg.Log.File), logConfig); errors.Is(err, store.ErrDamaged) {
+		return fmt.Errorf("%w: nothing was changed; `hallpassd restore` puts a backup in its place", err)
+	} else if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.store.Close()) }()

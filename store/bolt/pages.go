@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+
+	"github.com/hallpass-ssh/hallpass/store"
 )
 
 // The pages of a bbolt file of version 2. A page begins with its number of 8 bytes, flags and count of 2, and how many pages of
@@ -62,13 +64,13 @@ func checkTreeOf(f *os.File) error {
 	}
 	w := &pageWalk{f: f, pages: newest.pages, visited: make([]bool, newest.pages)}
 	if w.pages < 4 {
-		return errors.New("the file is damaged: it says that it has no pages")
+		return fmt.Errorf("%w: it says that it has no pages", store.ErrDamaged)
 	}
 	if err := w.page(binary.NativeEndian.Uint64(meta[rootInMeta:]), nil, nil, 0); err != nil {
-		return fmt.Errorf("the file is damaged: %w", err)
+		return fmt.Errorf("%w: %w", store.ErrDamaged, err)
 	}
 	if err := w.freelist(binary.NativeEndian.Uint64(meta[freelistInMeta:])); err != nil {
-		return fmt.Errorf("the file is damaged: %w", err)
+		return fmt.Errorf("%w: %w", store.ErrDamaged, err)
 	}
 	return nil
 }

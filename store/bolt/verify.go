@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/store"
 	"go.etcd.io/bbolt"
 	"golang.org/x/mod/sumdb/tlog"
 )
@@ -147,7 +148,7 @@ func checkPages(f *os.File) error {
 		return err
 	}
 	if len(valid) != 2 {
-		return errors.New("the file is damaged: one of its meta pages is not valid, so that the newest records may be missing")
+		return fmt.Errorf("%w: one of its meta pages is not valid, so that the newest records may be missing", store.ErrDamaged)
 	}
 	return checkLength(f, valid)
 }
@@ -164,7 +165,7 @@ func checkLength(f *os.File, metas []metaPage) error {
 		}
 	}
 	if have, want := info.Size(), newest.pages*pageSize; uint64(have) < want {
-		return fmt.Errorf("the file is damaged: it has %d bytes and should have %d", have, want)
+		return fmt.Errorf("%w: it has %d bytes and should have %d", store.ErrDamaged, have, want)
 	}
 	return nil
 }
