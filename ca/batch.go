@@ -81,8 +81,9 @@ func (b *batchVerifier) verify(key *edwardsKey, message, signature []byte) error
 // verified by itself, so that who sends bad ones makes those of others cost what they would alone.
 //
 // A signature (R, S) of the key A over M is valid if S*B - k*A - R is the neutral point, with k = SHA-512(R, A, M). The sum of these,
-// each times a random odd number below 2^128, is neutral if they all are, and otherwise once in 2^127 times. An exception that RFC
-// 8032 allows is who knows the private keys, and adds points of small order to R: two of those may make up for each other.
+// each times a random odd number below 2^128, is neutral if they all are, and otherwise once in 2^127 times. That leaves points of small
+// order: who knows the private key can add one to A or R, and some of those signatures pass in a batch and not by themselves. They
+// are valid in the wider sense that RFC 8032 allows, [8][S]B = [8]R + [8][k]A, and show the possession of the key just as well.
 func allValid(batch []*verification) (valid bool) {
 	defer func() {
 		if recover() != nil { // or those who wait would wait for ever
