@@ -27,9 +27,9 @@ race: # test has looked for races once: look again, in other orders and on other
 fuzz: # every fuzz target, FUZZTIME each
 	scripts/fuzz $(FUZZTIME)
 
-e2e: # the scenarios, with more rounds of each fault, more random policies, and more kills of what keeps the log; each small benchmark once
+e2e: # the scenarios, with more rounds of each fault, more random policies, more damage, and more kills of what keeps the log; each small benchmark once
 	scripts/install-deps test
-	HALLPASS_LONG=1 go test -count=1 -timeout 60m -v ./e2e/... ./policy ./store/bolt
+	HALLPASS_LONG=1 go test -count=1 -timeout 60m -v ./e2e/... ./internal/cli ./policy ./store/bolt
 	go test -run '^$$' -bench . -benchtime 1x $$(go list ./... | grep -v /e2e/bench)
 
 soak: # every fault as often as before a release, or ROUNDS times; FAULT=F03 for some of them. Prints what each came to

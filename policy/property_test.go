@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -15,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/hallpass-ssh/hallpass/ca"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/long"
 	"github.com/hallpass-ssh/hallpass/policy"
 )
 
@@ -26,11 +26,7 @@ const perPolicy = 13
 func check(t *testing.T, property func(*rapid.T)) {
 	t.Helper()
 	t.Parallel()
-	rounds := 1
-	if os.Getenv("HALLPASS_LONG") != "" {
-		rounds = 15
-	}
-	for range rounds {
+	for range long.Rounds(1, 15) {
 		rapid.Check(t, property)
 	}
 }

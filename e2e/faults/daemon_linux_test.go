@@ -53,14 +53,6 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// rounds is how often a fault is repeated: few times, or many with HALLPASS_LONG.
-func rounds(few, many int) int {
-	if os.Getenv("HALLPASS_LONG") != "" {
-		return many
-	}
-	return few
-}
-
 // trialPolicy lets developers into staging. Everything else that the clients ask for, it denies.
 const trialPolicy = `version: 1
 environments:

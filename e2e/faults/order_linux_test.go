@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hallpass-ssh/hallpass/internal/fixture/long"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
 	"google.golang.org/grpc"
@@ -234,7 +235,7 @@ func TestNothingIsSignedOnceASyncFailed(t *testing.T) {
 	agent := a.moveKey(t)
 	a.start(t).stop(t)
 	order := regexp.MustCompile(`^(sscaat)*s?ft*$`) // a connection that is ended and told why may get as much as a certificate
-	for n := range rounds(4, 20) {
+	for n := range long.Rounds(4, 20) {
 		file := filepath.Join(t.TempDir(), "trace")
 		p := a.start(t, trace(file, tracedCalls, "inject=fdatasync:error=EIO:when="+strconv.Itoa(n+1)+"+")...)
 		conn, c := a.connect(t, p), a.signIn(t, "user0")

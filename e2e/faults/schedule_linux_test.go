@@ -2,6 +2,7 @@ package faults_test
 
 import (
 	"fmt"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/long"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -64,10 +65,8 @@ func (f *fault) count(t *testing.T) int {
 			t.Fatalf("HALLPASS_ROUNDS is %q, want a number of rounds, or soak", n)
 		}
 		return count
-	case os.Getenv("HALLPASS_LONG") != "":
-		return f.e2e
 	}
-	return f.test
+	return long.Rounds(f.test, f.e2e)
 }
 
 // firstSeed is that of the first life of each fault; those after it count up.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/logfile"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/long"
 )
 
 // TestRandomDamageIsFound changes one byte of a copy at a time: it is found, or it changed nothing that the log holds.
@@ -23,7 +24,8 @@ func TestRandomDamageIsFound(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 11))
 	found, harmless := 0, 0
 	damaged := filepath.Join(t.TempDir(), "damaged.db")
-	for i := range 500 {
+	n := long.Rounds(500, 2000)
+	for i := range n {
 		at, by := random.IntN(len(good)), byte(1+random.IntN(255))
 		for i%2 == 0 && good[at] == 0 { // much of the file is empty
 			at = random.IntN(len(good))
@@ -46,7 +48,7 @@ func TestRandomDamageIsFound(t *testing.T) {
 		}
 	}
 	t.Logf("%d found, %d in bytes that nothing leads to", found, harmless)
-	if found < 100 || harmless < 10 {
+	if found < n/5 || harmless < n/50 {
 		t.Errorf("%d found, %d harmless: is this still a log?", found, harmless)
 	}
 }

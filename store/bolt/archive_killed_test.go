@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/long"
 	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 )
@@ -38,7 +39,7 @@ func TestArchiveKilled(t *testing.T) {
 			}
 		}
 	}
-	done, whole, all := 0, time.Duration(0), rounds(8, 20)
+	done, whole, all := 0, time.Duration(0), long.Rounds(8, 20)
 	for round := range all {
 		again()
 		child := exec.Command(os.Args[0], "-test.run=^TestArchiveKilled$")

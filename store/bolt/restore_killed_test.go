@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/fixture/long"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
 )
@@ -41,7 +42,7 @@ func TestKilled(t *testing.T) {
 			write(t, path+".from", read(t, path))
 			size, epoch := uint64(len(records)), uint32(0)
 			// On a busy machine the first ones may be killed before they come to their end.
-			for round := 0; round < rounds(12, 25) || does == "restore" && epoch == 0 && round < 250; round++ {
+			for round := 0; round < long.Rounds(12, 25) || does == "restore" && epoch == 0 && round < 250; round++ {
 				child := exec.Command(os.Args[0], "-test.run=^TestKilled$")
 				child.Env = append(os.Environ(), killedLog+"="+path, killedDoes+"="+does)
 				if err := child.Start(); err != nil {
