@@ -144,14 +144,12 @@ func (k wiredKey) CryptoPublicKey() crypto.PublicKey { return k.crypto }
 
 // Verify returns an error if a signature over data is not one by the key.
 func (k wiredKey) Verify(data []byte, sig *ssh.Signature) error {
-	if k.edwards == nil || sig.Format != ssh.KeyAlgoED25519 {
-		return k.PublicKey.Verify(data, sig)
+	if k.edwards != nil && sig.Format == ssh.KeyAlgoED25519 {
+		if key := k.edwards(); key != nil {
+			return ed25519Batch.verify(key, data, sig.Blob)
+		}
 	}
-	key := k.edwards()
-	if key == nil { // not a point: nothing verifies
-		return k.PublicKey.Verify(data, sig)
-	}
-	return ed25519Batch.verify(key, data, sig.Blob)
+	return k.PublicKey.Verify(data, sig)
 }
 
 // checkFields checks what follows the name of the type, before any library computes with it.

@@ -131,15 +131,24 @@ func (a *app) logKey(cmd *cobra.Command, f logFlags) (string, error) {
 		}
 		key = s.LogKey
 	}
-	key = strings.TrimSpace(key)
-	if key == "" {
+	if strings.TrimSpace(key) == "" {
 		return "", usageError(cmd, errors.New("whose log? give --public-key or --key: your admins have the key from `hallpassd init`, and `hallpass audit key` prints it"))
 	}
-	if _, err := audit.LogID(key); err != nil {
-		if f.keyFile != "" {
-			err = fmt.Errorf("%s: %w", f.keyFile, err)
-		}
+	key, err := checkLogKey(key, f.keyFile)
+	if err != nil {
 		return "", usageError(cmd, err)
+	}
+	return key, nil
+}
+
+// checkLogKey returns the public key of a log, and names where it came from if it is none.
+func checkLogKey(key, source string) (string, error) {
+	key = strings.TrimSpace(key)
+	if _, err := audit.LogID(key); err != nil {
+		if source != "" {
+			err = fmt.Errorf("%s: %w", source, err)
+		}
+		return "", err
 	}
 	return key, nil
 }

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/replay"
 	"github.com/hallpass-ssh/hallpass/policy"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
@@ -147,23 +146,17 @@ func (a *app) policyReplay(ctx context.Context, dir string, o replayOptions, con
 
 // readLogKey returns the public key itself, or that in the file of this name.
 func readLogKey(key string) (string, error) {
-	if key == "" {
+	switch {
+	case key == "":
 		return "", nil
+	case strings.Count(key, "+") >= 2:
+		return checkLogKey(key, "--log-key")
 	}
-	where := "--log-key"
-	if strings.Count(key, "+") < 2 {
-		where = key
-		text, err := os.ReadFile(key)
-		if err != nil {
-			return "", fmt.Errorf("read the public key of the log: %w", err)
-		}
-		key = string(text)
+	text, err := os.ReadFile(key)
+	if err != nil {
+		return "", fmt.Errorf("read the public key of the log: %w", err)
 	}
-	key = strings.TrimSpace(key)
-	if _, err := audit.LogID(key); err != nil {
-		return "", fmt.Errorf("%s: %w", where, err)
-	}
-	return key, nil
+	return checkLogKey(string(text), key)
 }
 
 // replayVerdict is the error of a replay that found what must not be.
