@@ -38,15 +38,15 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// The floor's server is this program again, in a process of its own like the daemon. The variable holds a floorConfig.
+// The bare server is this program again, in a process of its own like the daemon. The variable holds a bareConfig.
 const (
-	floorVariable    = "HALLPASS_BENCH_FLOOR"
-	floorEchoMethod  = "/bench.Floor/Echo"
-	floorIssueMethod = "/bench.Floor/Issue"
+	bareVariable    = "HALLPASS_BENCH_BARE"
+	bareEchoMethod  = "/bench.Bare/Echo"
+	bareIssueMethod = "/bench.Bare/Issue"
 )
 
-// floorConfig says what the daemon works with, and what comes of it.
-type floorConfig struct {
+// bareConfig says what the daemon works with, and what comes of it.
+type bareConfig struct {
 	Dir         string // of the daemon: its TLS certificate, its policy and the key of its CA
 	Issuer      string
 	Certificate []byte
@@ -54,12 +54,12 @@ type floorConfig struct {
 	Answer      int // bytes
 }
 
-// startFloor starts the server, which has the tables and the clients of a daemon.
-func startFloor(b *testing.B, c floorConfig) *daemon {
+// startBare starts the server, which has the tables and the clients of a daemon.
+func startBare(b *testing.B, c bareConfig) *daemon {
 	config, err := json.Marshal(c)
 	must(b, err)
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), floorVariable+"="+string(config))
+	cmd.Env = append(os.Environ(), bareVariable+"="+string(config))
 	cmd.Stderr = os.Stderr
 	stdout, err := cmd.StdoutPipe()
 	must(b, err)
@@ -74,17 +74,17 @@ func startFloor(b *testing.B, c floorConfig) *daemon {
 	must(b, err)
 	pin := sha256.Sum256(pair.Leaf.RawSubjectPublicKeyInfo)
 	p.connect(b, client.Address{Host: "localhost", Port: strings.TrimSpace(port), Pin: pin[:]})
-	return &daemon{name: "floor", method: floorIssueMethod, process: p}
+	return &daemon{name: "bare", method: bareIssueMethod, process: p}
 }
 
-// serveFloor answers until in ends. What the daemon sets to spend less, its collector and the goroutines of gRPC, is set here too.
-func serveFloor(in io.Reader, out io.Writer) error {
-	var c floorConfig
-	if err := json.Unmarshal([]byte(os.Getenv(floorVariable)), &c); err != nil {
+// serveBare answers until in ends. What the daemon sets to spend less, its collector and the goroutines of gRPC, is set here too.
+func serveBare(in io.Reader, out io.Writer) error {
+	var c bareConfig
+	if err := json.Unmarshal([]byte(os.Getenv(bareVariable)), &c); err != nil {
 		return err
 	}
 	debug.SetGCPercent(150)
-	s, err := newFloorServer(c)
+	s, err := newBareServer(c)
 	if err != nil {
 		return err
 	}
@@ -105,7 +105,7 @@ func serveFloor(in io.Reader, out io.Writer) error {
 		}}
 	}
 	echoed := make(frame, c.Answer)
-	server.RegisterService(&grpc.ServiceDesc{ServiceName: "bench.Floor", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{
+	server.RegisterService(&grpc.ServiceDesc{ServiceName: "bench.Bare", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{
 		method("Echo", func(context.Context, frame) (frame, error) { return echoed, nil }),
 		method("Issue", s.issue),
 	}}, nil)
@@ -122,8 +122,9 @@ func serveFloor(in io.Reader, out io.Writer) error {
 	return server.Serve(listener)
 }
 
-// floorServer does for a certificate what has to be done, each of the parts, with the libraries that the daemon uses, and nothing else.
-type floorServer struct {
+// bareServer does for a certificate each of the parts of the floor, with the libraries that the daemon uses, and nothing else: it shows how
+// near to their sum a server can come that has many callers at once.
+type bareServer struct {
 	parts  *parts
 	signer ssh.Signer
 	serial atomic.Uint64
@@ -140,12 +141,12 @@ type unwritten struct {
 	done   chan error
 }
 
-func newFloorServer(c floorConfig) (*floorServer, error) {
+func newBareServer(c bareConfig) (*bareServer, error) {
 	p, err := newParts(c)
 	if err != nil {
 		return nil, err
 	}
-	s := &floorServer{parts: p, tokens: map[[32]byte]bool{}, queue: make(chan unwritten, maxClients)}
+	s := &bareServer{parts: p, tokens: map[[32]byte]bool{}, queue: make(chan unwritten, maxClients)}
 	key, err := os.ReadFile(filepath.Join(c.Dir, "keys", "ca-default"))
 	if err != nil {
 		return nil, err
@@ -153,14 +154,14 @@ func newFloorServer(c floorConfig) (*floorServer, error) {
 	if s.signer, err = ssh.ParsePrivateKey(key); err != nil {
 		return nil, err
 	}
-	if s.db, err = openFloorLog(filepath.Join(c.Dir, "floor.db")); err != nil {
+	if s.db, err = openBareLog(filepath.Join(c.Dir, "bare.db")); err != nil {
 		return nil, err
 	}
 	go s.commit()
 	return s, nil
 }
 
-func (s *floorServer) issue(ctx context.Context, body frame) (frame, error) {
+func (s *bareServer) issue(ctx context.Context, body frame) (frame, error) {
 	key, err := possession(body)
 	if err != nil {
 		return nil, err
@@ -188,7 +189,7 @@ func (s *floorServer) issue(ctx context.Context, body frame) (frame, error) {
 	return proto.Marshal(&pb.IssueResponse{Certificate: certificate, Record: make([]byte, rest)})
 }
 
-func (s *floorServer) checkToken(ctx context.Context) error {
+func (s *bareServer) checkToken(ctx context.Context) error {
 	fields, _ := metadata.FromIncomingContext(ctx)
 	if len(fields["authorization"]) != 1 {
 		return errors.New("there is no token")
@@ -211,7 +212,7 @@ func (s *floorServer) checkToken(ctx context.Context) error {
 }
 
 // commit writes and syncs what waits, up to 64 records at a time. Nobody waits for a batch to fill.
-func (s *floorServer) commit() {
+func (s *bareServer) commit() {
 	var written uint64
 	for first := range s.queue {
 		batch := []unwritten{first}
@@ -222,7 +223,7 @@ func (s *floorServer) commit() {
 		for i, w := range batch {
 			records[i] = w.record
 		}
-		err := appendFloorLog(s.db, written, records)
+		err := appendBareLog(s.db, written, records)
 		written += uint64(len(batch))
 		for _, w := range batch {
 			w.done <- err
@@ -230,12 +231,12 @@ func (s *floorServer) commit() {
 	}
 }
 
-func openFloorLog(path string) (*bbolt.DB, error) {
+func openBareLog(path string) (*bbolt.DB, error) {
 	return bbolt.Open(path, 0o600, &bbolt.Options{FreelistType: bbolt.FreelistMapType, NoStatistics: true})
 }
 
-// appendFloorLog writes records in one transaction, the first of them as number next, and syncs them.
-func appendFloorLog(db *bbolt.DB, next uint64, records [][]byte) error {
+// appendBareLog writes records in one transaction, the first of them as number next, and syncs them.
+func appendBareLog(db *bbolt.DB, next uint64, records [][]byte) error {
 	return db.Update(func(tx *bbolt.Tx) error {
 		bucket, err := tx.CreateBucketIfNotExists([]byte("records"))
 		if err != nil {
@@ -264,9 +265,9 @@ func possession(body []byte) (ssh.PublicKey, error) {
 	return sig.PublicKey, sshsig.Verify(bytes.NewReader(in.GetRequest()), sig, sig.PublicKey, sig.HashAlgorithm, ca.RequestNamespace)
 }
 
-// parts are what the floor is made of: the policy, token, certificate and record of the daemon.
+// parts are what is measured alone for the floor, and at once by the bare server: the policy, token, certificate and record of the daemon.
 type parts struct {
-	config      floorConfig
+	config      bareConfig
 	policy      *policy.Policy
 	question    ca.Question
 	verifier    *oidc.IDTokenVerifier
@@ -274,7 +275,7 @@ type parts struct {
 	record      *pb.Record
 }
 
-func newParts(c floorConfig) (*parts, error) {
+func newParts(c bareConfig) (*parts, error) {
 	p := &parts{config: c, question: question(c.Issuer), record: &pb.Record{}}
 	files, err := policy.ReadDir(filepath.Join(c.Dir, "policy"), false)
 	if err != nil {

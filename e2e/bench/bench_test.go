@@ -34,13 +34,13 @@ type result struct {
 	daemon string
 	point
 	total sample
-	floor *sample // at the same point
+	bare  *sample // of the bare server at the same point
 }
 
 func TestMain(m *testing.M) {
-	if os.Getenv(floorVariable) != "" {
-		if err := serveFloor(os.Stdin, os.Stdout); err != nil {
-			fmt.Fprintln(os.Stderr, "server of the floor:", err)
+	if os.Getenv(bareVariable) != "" {
+		if err := serveBare(os.Stdin, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, "bare server:", err)
 			os.Exit(1)
 		}
 		return
@@ -52,16 +52,16 @@ func TestMain(m *testing.M) {
 // reads.
 func BenchmarkIssue(b *testing.B) {
 	w := newWorld(b)
-	servers := append([]*daemon{w.floor}, w.daemons...)
+	servers := append([]*daemon{w.bare}, w.daemons...)
 	results := make([]*result, 0, len(servers)*len(points))
 	for _, d := range servers {
 		for _, p := range points {
 			results = append(results, &result{daemon: d.name, point: p})
 		}
 	}
-	var parts []alone
+	var floors []floor
 	for range rounds {
-		parts = append(parts, w.measureAlone(b))
+		floors = append(floors, w.measureFloor(b))
 		for i, p := range points {
 			for n, d := range servers {
 				w.warm(b, d, p)
@@ -70,52 +70,45 @@ func BenchmarkIssue(b *testing.B) {
 		}
 	}
 	for i, r := range results {
-		r.floor = &results[i%len(points)].total
+		r.bare = &results[i%len(points)].total
 	}
-	a := mean(parts)
-	told := w.describe(b) + a.describe() + table(a, results)
+	f := mean(floors)
+	told := w.describe(b) + f.describe() + table(f, results)
 	for _, d := range w.daemons {
 		told += fmt.Sprintf("memory   of %s: %.0f MB, without what is mapped\n", d.name, d.memory(b))
 	}
 	fmt.Fprintln(os.Stdout, told+w.measureCompany(b, w.daemons[0]))
 	for _, r := range results {
-		b.Run(fmt.Sprintf("daemon=%s/tokens=%s/clients=%d", r.daemon, r.tokens, r.clients), func(b *testing.B) { r.report(b) })
+		b.Run(fmt.Sprintf("daemon=%s/tokens=%s/clients=%d", r.daemon, r.tokens, r.clients), func(b *testing.B) { r.report(b, f) })
 	}
 }
 
-// allowed is the rate that the CPU of the floor and its client allows on these cores, or that a lone caller of the floor reached.
-func (r *result) allowed() float64 {
-	if r.clients == 1 {
-		return r.floor.rate()
-	}
-	return cores() / (r.floor.cpu() + r.floor.client())
-}
-
-func (r *result) report(b *testing.B) {
+func (r *result) report(b *testing.B, f floor) {
 	s := r.total
 	b.ReportMetric(0, "ns/op") // nothing was done b.N times
 	b.ReportMetric(s.rate(), "certs/s")
 	b.ReportMetric(milliseconds(s.percentile(50)), "p50-ms")
 	b.ReportMetric(milliseconds(s.percentile(99)), "p99-ms")
 	b.ReportMetric(1000*s.cpu(), "server-ms/cert")
-	b.ReportMetric(s.rate()/r.allowed(), "of-floor-rate")
-	b.ReportMetric(s.cpu()/r.floor.cpu(), "x-floor-cpu")
+	b.ReportMetric(s.rate()/f.rate(r.point), "of-floor-rate")
+	b.ReportMetric(s.cpu()/f.server(r.tokens).Seconds(), "x-floor-cpu")
+	b.ReportMetric(s.cpu()/r.bare.cpu(), "x-bare-cpu")
 }
 
 // table is what a person reads.
-func table(a alone, results []*result) string {
+func table(f floor, results []*result) string {
 	text := fmt.Sprintf("\n%-6s %-6s %7s | %8s %7s %7s %10s %10s | %6s %6s %6s %6s | %5s\n", "daemon", "tokens", "clients",
-		"certs/s", "p50 ms", "p99 ms", "server ms", "client ms", "rate", "p50", "CPU", "alone", "cores")
+		"certs/s", "p50 ms", "p99 ms", "server ms", "client ms", "rate", "p50", "CPU", "bare", "cores")
 	for _, r := range results {
 		s := r.total
 		text += fmt.Sprintf("%-6s %-6s %7d | %8.0f %7.2f %7.2f %10.3f %10.3f | %5.0f%% %5.2fx %5.2fx %5.2fx | %5.2f\n",
 			r.daemon, r.tokens, r.clients, s.rate(), milliseconds(s.percentile(50)), milliseconds(s.percentile(99)), 1000*s.cpu(), 1000*s.client(),
-			100*s.rate()/r.allowed(), float64(s.percentile(50))/float64(r.floor.percentile(50)), s.cpu()/r.floor.cpu(), s.cpu()/a.sum(r.tokens).Seconds(),
+			100*s.rate()/f.rate(r.point), s.percentile(50).Seconds()*f.rate(r.point)/float64(r.clients), s.cpu()/f.server(r.tokens).Seconds(), s.cpu()/r.bare.cpu(),
 			(s.serverCPU+s.clientCPU).Seconds()/s.elapsed.Seconds())
 	}
 	return text + `
-server ms and client ms are CPU per certificate; rate, p50 and CPU are ratios to the floor, alone is one to the sum of its parts
-measured alone; cores is how many were kept busy.
+server ms and client ms are CPU per certificate; rate, p50 and CPU are ratios to the floor, bare is that of the CPU to the bare server's;
+cores is how many were kept busy.
 
 `
 }

@@ -23,9 +23,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// alone is what each part of a certificate costs if nothing else is done: CPU, but for the waiting at the end.
-type alone struct {
+// floor is what the parts of a certificate cost by themselves: CPU, but for the waiting at the end.
+type floor struct {
 	echo      time.Duration // of a server that answers the same messages over the same TLS and gRPC
+	client    time.Duration // of its client
 	key       time.Duration // the signature over the request is parsed and verified
 	cached    time.Duration // a token that was seen is found by its digest
 	verified  time.Duration // a token that was not is verified, and its claims are decoded
@@ -38,42 +39,54 @@ type alone struct {
 	synced time.Duration // until the disk has 4 KB
 }
 
-// sum is that of the CPU.
-func (a alone) sum(tokens string) time.Duration {
-	token := a.cached
+// server is the CPU that a daemon needs at least for a certificate.
+func (f floor) server(tokens string) time.Duration {
+	token := f.cached
 	if tokens == "fresh" {
-		token = a.verified
+		token = f.verified
 	}
-	return a.echo + a.key + token + a.decision + a.signature + a.record + a.commit
+	return f.echo + f.key + token + f.decision + f.signature + f.record + f.commit
 }
 
-func (a alone) describe() string {
+// latency is what a lone caller waits for at least: bbolt syncs twice.
+func (f floor) latency(tokens string) time.Duration {
+	return f.echoed + f.server(tokens) - f.echo + 2*f.synced
+}
+
+// rate is how many certificates the cores can give in a second, or so many callers can wait for.
+func (f floor) rate(p point) float64 {
+	return min(float64(p.clients)/f.latency(p.tokens).Seconds(), cores()/(f.server(p.tokens)+f.client).Seconds())
+}
+
+func (f floor) describe() string {
 	us := func(d time.Duration) string { return fmt.Sprintf("%.1f", float64(d)/1000) }
-	return "parts alone, CPU us: echo " + us(a.echo) + " + possession " + us(a.key) + " + token " + us(a.cached) + " (fresh " + us(a.verified) +
-		") + decision " + us(a.decision) + " + signature " + us(a.signature) + " + record " + us(a.record) + " + commit " + us(a.commit) +
-		" = " + us(a.sum("reused")) + " (fresh " + us(a.sum("fresh")) + ")\n" +
-		"waiting us: echo " + us(a.echoed) + ", write and sync of 4 KB " + us(a.synced) + "\n"
+	return "floor, CPU us: echo " + us(f.echo) + " + possession " + us(f.key) + " + token " + us(f.cached) + " (fresh " + us(f.verified) +
+		") + decision " + us(f.decision) + " + signature " + us(f.signature) + " + record " + us(f.record) + " + commit " + us(f.commit) +
+		" = " + us(f.server("reused")) + " (fresh " + us(f.server("fresh")) + "); client " + us(f.client) + "\n" +
+		"floor, waiting us: echo " + us(f.echoed) + ", write and sync of 4 KB " + us(f.synced) +
+		fmt.Sprintf("\nfloor, certs/s: %.0f (fresh %.0f) with many clients, %.0f (fresh %.0f) with one\n",
+			f.rate(point{"reused", 1 << 20, 0}), f.rate(point{"fresh", 1 << 20, 0}), f.rate(point{"reused", 1, 0}), f.rate(point{"fresh", 1, 0}))
 }
 
-// fields are those of alone, so that several can be added up.
-func (a *alone) fields() []*time.Duration {
-	return []*time.Duration{&a.echo, &a.key, &a.cached, &a.verified, &a.decision, &a.signature, &a.record, &a.commit, &a.echoed, &a.synced}
+// fields are those of a floor, so that floors can be added up.
+func (f *floor) fields() []*time.Duration {
+	return []*time.Duration{&f.echo, &f.client, &f.key, &f.cached, &f.verified, &f.decision, &f.signature, &f.record, &f.commit, &f.echoed, &f.synced}
 }
 
-func mean(all []alone) alone {
-	var total alone
+func mean(floors []floor) floor {
+	var total floor
 	for i, field := range total.fields() {
-		for _, a := range all {
-			*field += *a.fields()[i] / time.Duration(len(all))
+		for _, f := range floors {
+			*field += *f.fields()[i] / time.Duration(len(floors))
 		}
 	}
 	return total
 }
 
-// floorConfig takes from a daemon that runs what the floor is made of, but for the record.
-func (w *world) floorConfig(b *testing.B, d *daemon) floorConfig {
+// bareConfig takes from a daemon that runs what the parts are measured on, but for the record.
+func (w *world) bareConfig(b *testing.B, d *daemon) bareConfig {
 	_, answers := d.fire(b, w.issue(b, point{"reused", 1, 1}), 1)
-	return floorConfig{Dir: d.dir, Issuer: w.idp.URL(), Certificate: certificate(b, answers[0]).Marshal(), Answer: len(answers[0])}
+	return bareConfig{Dir: d.dir, Issuer: w.idp.URL(), Certificate: certificate(b, answers[0]).Marshal(), Answer: len(answers[0])}
 }
 
 // question is what the daemon asks the policy.
@@ -88,8 +101,8 @@ func question(issuer string) ca.Question {
 	}
 }
 
-// measureAlone measures every part.
-func (w *world) measureAlone(b *testing.B) alone {
+// measureFloor measures every part by itself.
+func (w *world) measureFloor(b *testing.B) floor {
 	p, err := newParts(w.config)
 	must(b, err)
 	_, private, err := ed25519.GenerateKey(rand.Reader)
@@ -102,7 +115,7 @@ func (w *world) measureAlone(b *testing.B) alone {
 	must(b, err)
 	var mu sync.Mutex
 	tokens := map[[32]byte]bool{sha256.Sum256([]byte(raw)): true}
-	a := alone{
+	f := floor{
 		key: cost(b, func() error {
 			_, err := possession(asked.body)
 			return err
@@ -129,14 +142,15 @@ func (w *world) measureAlone(b *testing.B) alone {
 		commit: w.commit(b) / 64,
 		synced: w.sync(b),
 	}
-	echo := *w.floor
-	echo.method = floorEchoMethod
+	echo := *w.bare
+	echo.method = bareEchoMethod
 	one, many := w.echoCalls(b, 300), w.echoCalls(b, 6000)
 	lone, _ := echo.fire(b, one, 1)
 	slices.Sort(lone.latencies)
 	crowd, _ := echo.fire(b, many, 64)
-	a.echoed, a.echo = lone.percentile(50), crowd.serverCPU/time.Duration(crowd.requests)
-	return a
+	f.echoed, f.echo = lone.percentile(50), crowd.serverCPU/time.Duration(crowd.requests)
+	f.client = crowd.clientCPU / time.Duration(crowd.requests)
+	return f
 }
 
 // echoCalls carry the tokens of as many people as the calls for certificates do.
@@ -166,7 +180,7 @@ func cost(b *testing.B, f func() error) time.Duration {
 // commit returns the CPU of a bbolt transaction that adds 64 records at the end and syncs them.
 func (w *world) commit(b *testing.B) time.Duration {
 	name := filepath.Join(w.dir, "floor.db")
-	db, err := openFloorLog(name)
+	db, err := openBareLog(name)
 	must(b, err)
 	defer func() { must(b, os.Remove(name)) }()
 	defer db.Close()
@@ -174,7 +188,7 @@ func (w *world) commit(b *testing.B) time.Duration {
 	var next uint64
 	return cost(b, func() error {
 		next += 64
-		return appendFloorLog(db, next, records)
+		return appendBareLog(db, next, records)
 	})
 }
 

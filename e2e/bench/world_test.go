@@ -36,8 +36,8 @@ type world struct {
 	idp     *devidp.Server
 	people  []*person
 	daemons []*daemon
-	floor   *daemon
-	config  floorConfig
+	bare    *daemon
+	config  bareConfig
 }
 
 // person signs in once and keeps the key of that sign-in.
@@ -47,7 +47,7 @@ type person struct {
 	random  []byte // behind the nonce of the ID tokens
 }
 
-// daemon is a running hallpassd, or the server of the floor.
+// daemon is a running hallpassd, or the bare server.
 type daemon struct {
 	name    string
 	method  string // that issues certificates
@@ -76,7 +76,7 @@ func newWorld(b *testing.B) *world {
 	if base := os.Getenv("HALLPASS_BENCH_BASE"); base != "" {
 		w.daemons = append(w.daemons, w.startDaemon(b, "base", base, 0))
 	}
-	w.floor = startFloor(b, w.config)
+	w.bare = startBare(b, w.config)
 	return w
 }
 
@@ -107,7 +107,7 @@ func (w *world) startDaemon(b *testing.B, name, binary string, records uint64) *
 	}
 	d.run(b, binary, pin)
 	if w.config.Dir == "" {
-		w.config = w.floorConfig(b, d)
+		w.config = w.bareConfig(b, d)
 		d.stop()
 		w.config.Record = lastRecord(b, d.dir)
 		d.run(b, binary, pin)
