@@ -38,7 +38,7 @@ func (f *recordFilter) flags(cmd *cobra.Command) {
 		{&f.request.Logins, "login", "only requests for this login"},
 		{&f.request.Hosts, "host", "only requests for this host, or those that fit a pattern such as '*.prod.example.com'"},
 		{&f.request.Environments, "environment", "only requests for hosts of this environment"},
-		{&f.request.Decisions, "decision", "only what ended so: granted, denied, needs, ..."},
+		{&f.request.Decisions, "decision", "only what ended so: granted, refused, or a kind of refusal: denied, needs, ..."},
 		{&f.request.Rules, "rule", "only decisions by this rule"},
 		{&f.request.Policies, "policy", "only decisions by this policy: the beginning of its commit or digest"},
 		{&f.request.Events, "event", "only this kind of event: decided, policy_loaded, access_refused, ..."},
@@ -55,7 +55,7 @@ func (f *recordFilter) flags(cmd *cobra.Command) {
 	flags.StringVar(&f.issuer, "issuer", "", "only records about a subject of this issuer (its URL)")
 	flags.StringVar(&f.subject, "subject", "", "only records about this subject of --issuer")
 	flags.BoolVar(&f.mine, "mine", false, "only records about you")
-	complete(cmd, "decision", audit.DecisionNames()...)
+	complete(cmd, "decision", append(audit.DecisionNames(), "refused")...)
 	complete(cmd, "event", audit.EventNames()...)
 	flags.StringVar(&f.review, "review", "", "only decisions that ask for review: asked for all, open for those nobody looked at, done for the others")
 	complete(cmd, "review", "asked", "open", "done")

@@ -14,6 +14,9 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
+// refused stands for all decisions but those that granted.
+const refused = "refused"
+
 // maxValues is how many values a field of a filter may have: each is looked up.
 const maxValues = 100
 
@@ -29,7 +32,7 @@ func (s auditService) filter(ctx context.Context, in *pb.ListRecordsRequest, out
 		{"logins", audit.FieldLogin, in.GetLogins(), nil},
 		{"environments", audit.FieldEnvironment, in.GetEnvironments(), nil},
 		{"rules", audit.FieldRule, in.GetRules(), nil},
-		{"decisions", audit.FieldDecision, in.GetDecisions(), audit.DecisionNames()},
+		{"decisions", audit.FieldDecision, withRefusals(in.GetDecisions()), audit.DecisionNames()},
 		{"events", audit.FieldEvent, in.GetEvents(), audit.EventNames()},
 		{"hosts", 0, in.GetHosts(), nil},
 		{"sources", 0, in.GetSources(), nil},
@@ -71,6 +74,20 @@ func (s auditService) filter(ctx context.Context, in *pb.ListRecordsRequest, out
 		f.Match = all(conditions)
 	}
 	return f, nil
+}
+
+// withRefusals puts the kinds of refusals in the place of the word for all of them.
+func withRefusals(decisions []string) []string {
+	kinds := slices.DeleteFunc(audit.DecisionNames(), func(name string) bool { return name == audit.Granted })
+	var all []string
+	for _, d := range decisions {
+		if d == refused {
+			all = append(all, kinds...)
+		} else {
+			all = append(all, d)
+		}
+	}
+	return all
 }
 
 // checkValues holds the values of a field to words, if they are given.

@@ -71,6 +71,8 @@ func TestFilters(t *testing.T) {
 		{"a pattern of hosts", &pb.ListRecordsRequest{Hosts: []string{"*.prod.*", "app?.x"}}, decided(func(d *pb.Decided) bool { return d.GetAsked().GetLogin() == "root" })},
 		{"an environment", &pb.ListRecordsRequest{Environments: []string{"staging"}}, decided(func(d *pb.Decided) bool { return d.GetDecision().GetEnvironment() == "staging" })},
 		{"refusals", &pb.ListRecordsRequest{Decisions: []string{"denied", "needs"}}, decided(func(d *pb.Decided) bool { return d.GetRefusal() != nil })},
+		{"all refusals", &pb.ListRecordsRequest{Decisions: []string{"refused"}}, decided(func(d *pb.Decided) bool { return d.GetRefusal() != nil })},
+		{"all decisions", &pb.ListRecordsRequest{Decisions: []string{"granted", "refused"}}, decided(func(*pb.Decided) bool { return true })},
 		{"a rule", &pb.ListRecordsRequest{Rules: []string{"developers"}}, decided(func(d *pb.Decided) bool { return d.GetDecision().GetRule() == "developers" })},
 		{"a rule that there is not", &pb.ListRecordsRequest{Rules: []string{"nobody"}}, none},
 		{"kinds of events", &pb.ListRecordsRequest{Events: []string{"genesis", "policy_loaded"}}, func(r *pb.Record) bool { return r.GetGenesis() != nil || r.GetPolicyLoaded() != nil }},

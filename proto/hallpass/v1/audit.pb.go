@@ -458,7 +458,7 @@ type ListRecordsRequest struct {
 	Hosts []string `protobuf:"bytes,22,rep,name=hosts,proto3" json:"hosts,omitempty"`
 	// Only requests for hosts of one of these environments.
 	Environments []string `protobuf:"bytes,23,rep,name=environments,proto3" json:"environments,omitempty"`
-	// Only requests and calls that ended in one of these ways: "granted", or a kind of refusal, such as "denied" or "needs".
+	// Only requests and calls that ended in one of these ways: "granted", "refused", or a kind of refusal, such as "denied" or "needs".
 	Decisions []string `protobuf:"bytes,24,rep,name=decisions,proto3" json:"decisions,omitempty"`
 	// Only decisions by one of these rules.
 	Rules []string `protobuf:"bytes,25,rep,name=rules,proto3" json:"rules,omitempty"`
