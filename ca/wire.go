@@ -88,10 +88,13 @@ var plainTypes = map[string]struct {
 	"ssh-rsa-cert-v01@openssh.com":                {"ssh-rsa", 2},
 }
 
+// usualKey has room for the subject keys that most people have. Others grow.
+const usualKey = 64
+
 // parseCertificate reads to-be-signed bytes: everything up to and with the signature key, and nothing after it.
 func parseCertificate(toBeSigned []byte) (*parsed, error) {
 	r := reader{rest: toBeSigned}
-	p := &parsed{certType: string(r.string()), nonce: r.string(), key: make([]byte, 0, len(toBeSigned))}
+	p := &parsed{certType: string(r.string()), nonce: r.string(), key: make([]byte, 0, usualKey)}
 	plain, ok := plainTypes[p.certType]
 	if !ok {
 		return nil, fmt.Errorf("read certificate: type %q is none that we make", p.certType)

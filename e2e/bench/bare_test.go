@@ -18,7 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/debug"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -83,7 +83,7 @@ func serveBare(in io.Reader, out io.Writer) error {
 	if err := json.Unmarshal([]byte(os.Getenv(bareVariable)), &c); err != nil {
 		return err
 	}
-	debug.SetGCPercent(150)
+	defer runtime.KeepAlive(make([]byte, 40<<20))
 	s, err := newBareServer(c)
 	if err != nil {
 		return err
