@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/client"
 	"github.com/hallpass-ssh/hallpass/policy"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/spf13/cobra"
@@ -26,7 +27,8 @@ func (a *app) auditUnusedCommand() *cobra.Command {
 		Use:   "unused [DIR]",
 		Short: "Find allow rules and logins that nobody used",
 		Long: `Find the allow rules of the policy in a folder, as its files are now, by which nobody got a certificate in so many days, and the
-logins that nobody got by a rule that is used. Deny rules are not looked at: that nobody meets one does not make it useless.
+logins that nobody got by a rule that is used. What came into the policy since then is left out. Deny rules are not looked at: that
+nobody meets one does not make it useless.
 
 With --patch the result is a patch that removes them from the policy, with the comments right above them, for: git apply. Paths in
 it begin at the current folder.`,
@@ -79,68 +81,124 @@ func (a *app) auditUnused(ctx context.Context, dir string, days int, patch bool)
 	if err != nil {
 		return err
 	}
-	begins, err := a.logBegins(ctx)
+	begins, old, err := a.rulesAt(ctx, since)
 	if err != nil {
 		return err
 	}
 	if begins.After(since) {
 		a.note("note: the log begins at %s and knows no more than %s", begins.Format(time.RFC3339), plural(int(time.Since(begins).Hours()/24), "day"))
 	}
-	unused, what := unusedOf(rules, sums)
-	switch {
-	case patch:
+	unused, young, what := unusedOf(rules, old, sums)
+	if a.json() && !patch {
+		return a.printJSON(map[string]any{"days": days, "since": since.UTC().Truncate(time.Second), "log_begins": begins, "unused": unused, "young": young})
+	}
+	for _, u := range young {
+		a.note("note: %s:%d: %s, but it is younger than %s: left out", u.File, u.Line, u.what(), plural(days, "day"))
+	}
+	if patch {
 		return a.printPatch(dir, bundle, p, what)
-	case a.json():
-		return a.printJSON(map[string]any{"days": days, "since": since.UTC().Truncate(time.Second), "log_begins": begins, "unused": unused})
 	}
 	for _, u := range unused {
-		text := fmt.Sprintf("%s:%d: no one used the rule %s", u.File, u.Line, u.Rule)
-		if u.Login != "" {
-			text = fmt.Sprintf("%s:%d: no one got the login %s by the rule %s", u.File, u.Line, u.Login, u.Rule)
-		}
+		text := fmt.Sprintf("%s:%d: %s", u.File, u.Line, u.what())
 		if u.Owner != "" {
 			text += " (owner: " + u.Owner + ")"
 		}
 		fmt.Fprintln(a.out, plain(text))
 	}
 	if len(unused) == 0 {
-		fmt.Fprintf(a.out, "every allow rule and login was used in the last %s\n", plural(days, "day"))
+		fmt.Fprintf(a.out, "every allow rule and login of that age was used in the last %s\n", plural(days, "day"))
 	}
 	return nil
 }
 
-// unusedOf compares what rules grant with what was granted by them.
-func unusedOf(rules []policy.AllowRule, sums tallies) ([]unusedJSON, policy.Pruning) {
-	unused, what := []unusedJSON{}, policy.Pruning{Logins: map[string][]string{}}
+// what says what nobody did.
+func (u unusedJSON) what() string {
+	if u.Login != "" {
+		return fmt.Sprintf("no one got the login %s by the rule %s", u.Login, u.Rule)
+	}
+	return "no one used the rule " + u.Rule
+}
+
+// unusedOf compares what rules grant with what was granted by them. What the rules of old did not grant is young: it has not been there
+// for as long as nobody used it.
+func unusedOf(rules, old []policy.AllowRule, sums tallies) (unused, young []unusedJSON, what policy.Pruning) {
+	unused, young, what = []unusedJSON{}, []unusedJSON{}, policy.Pruning{Logins: map[string][]string{}}
+	before := map[string][]string{}
+	for _, r := range old {
+		before[r.Name] = append(before[r.Name], r.Logins...)
+	}
 	for _, r := range rules {
 		u := unusedJSON{Rule: r.Name, Owner: r.Owner, File: r.File, Line: r.Line}
-		if sums["rule"][r.Name] == nil {
+		logins, isOld := before[r.Name]
+		switch {
+		case sums["rule"][r.Name] != nil:
+		case isOld:
 			unused, what.Rules = append(unused, u), append(what.Rules, r.Name)
+			continue
+		default:
+			young = append(young, u)
 			continue
 		}
 		for _, login := range r.Logins {
-			if sums["grant"][r.Name+" "+login] == nil {
-				u.Login = login
+			if sums["grant"][r.Name+" "+login] != nil {
+				continue
+			}
+			u.Login = login
+			if slices.Contains(logins, login) {
 				unused, what.Logins[r.Name] = append(unused, u), append(what.Logins[r.Name], login)
+			} else {
+				young = append(young, u)
 			}
 		}
 	}
-	return unused, what
+	return unused, young, what
 }
 
-// logBegins is when the first record was committed.
-func (a *app) logBegins(ctx context.Context) (time.Time, error) {
+// rulesAt returns the allow rules of the policy that was in force at a time, or of the first there was if the log begins later, and when
+// its first record was committed.
+func (a *app) rulesAt(ctx context.Context, at time.Time) (begins time.Time, rules []policy.AllowRule, err error) {
 	conn, who, err := a.dial(ctx)
 	if err != nil {
-		return time.Time{}, err
+		return begins, nil, err
 	}
 	defer conn.Close()
 	entry, err := conn.GetRecord(ctx, who, 0)
 	if err != nil {
-		return time.Time{}, err
+		return begins, nil, err
 	}
 	first, err := newRecordJSON(entry)
-	return first.Time, err
+	if err != nil {
+		return begins, nil, err
+	}
+	then, err := revisionAt(ctx, conn, who, at)
+	if then == nil || err != nil {
+		return first.Time, nil, err
+	}
+	p, err := policyOf(ctx, conn, who, audit.PolicyRef(then.GetLoaded().GetPolicy()))
+	if err != nil {
+		return first.Time, nil, fmt.Errorf("read the policy that was in force at %s: %w", at.Format(time.RFC3339), err)
+	}
+	rules, err = p.AllowRules()
+	return first.Time, rules, err
+}
+
+// revisionAt returns the policy that was in force at a time, or the first there was if none was yet; nil if none ever was.
+func revisionAt(ctx context.Context, conn *client.Client, who client.SignIn, at time.Time) (*pb.Revision, error) {
+	var oldest *pb.Revision
+	for page := (&pb.ListRevisionsRequest{PageSize: 1000}); ; {
+		answer, err := conn.ListRevisions(ctx, who, page)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range answer.GetRevisions() { // the newest first
+			if oldest = r; !r.GetTime().AsTime().After(at) {
+				return r, nil
+			}
+		}
+		if page.PageToken = answer.GetNextPageToken(); page.PageToken == "" {
+			return oldest, nil
+		}
+	}
 }
 
 func (a *app) printPatch(dir string, bundle *policy.Bundle, p *policy.Policy, what policy.Pruning) error {

@@ -88,7 +88,7 @@ func restoreLog(dir string, r bolt.Restoring, out io.Writer) error {
 	fmt.Fprintf(out, "restored %d records of the log %s, which goes on in epoch %d\n", base.Size, base.LogID, done.Restore.Epoch)
 	switch {
 	case done.Missing > 0:
-		fmt.Fprintf(out, "lost: at least %d records\n", done.Missing)
+		fmt.Fprintf(out, "records lost: at least %d\n", done.Missing)
 	case done.Restore.Known == nil:
 		fmt.Fprintln(out, "lost: nobody knows; records after the backup, if there were any")
 	}
