@@ -187,10 +187,10 @@ func refusalsFact(a *ca.Attempt) []byte {
 	return audit.RefusalsFact(audit.Text(a.Caller.Identity.Issuer), audit.Text(a.Caller.Identity.Subject))
 }
 
-// refusalsExpected are the refusals that a refusal was counted with; nil if it was not. Of two that are refused at the same time,
-// one has to count the other.
+// refusalsExpected are the refusals that a decision was shown to the review rules with; nil if it was not. Of two decisions at the same
+// time, one has to count the other, and whoever verifies the log finds each shown with what the log had.
 func refusalsExpected(a *ca.Attempt) []Version {
-	if a.Refusal == nil || a.Review == nil || a.Review.History.Refused == nil {
+	if a.Review == nil || a.Review.History.Refused == nil {
 		return nil
 	}
 	return []Version{{Key: refusalsFact(a), Value: audit.RefusalsValue(a.Review.History.Refused)}}

@@ -172,6 +172,17 @@ func testRefusalsCount(t *testing.T, l *log) {
 	for range audit.MaxRefused {
 		l.refuse(t, l.Grant(t, "mallory"))
 	}
+	stale := l.Grant(t, "mallory")
+	history, err := l.Recorder.History(t.Context(), stale, ca.Wants{Refusals: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.Review = &ca.Review{Policy: stale.Policy, History: history}
+	l.clock.Move(time.Second)
+	l.refuse(t, l.Grant(t, "mallory"))
+	if _, err := l.Record(t, stale); !errors.Is(err, ca.ErrRefusedMeanwhile) {
+		t.Errorf("a grant that was shown without the last refusal: %v", err)
+	}
 	l.clock.Move(59 * time.Minute)
 	if n := l.refuse(t, l.Grant(t, "mallory")); n != audit.MaxRefused+1 {
 		t.Errorf("after many refusals, the next is number %d", n)

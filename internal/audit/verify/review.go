@@ -83,7 +83,7 @@ func (s *reviews) decided(place uint64, d *pb.Decided) error {
 		return nil
 	}
 	caller := keyOf(d.GetCaller())
-	if before := r.GetRefusedBefore(); before != nil && !granted {
+	if before := r.GetRefusedBefore(); before != nil {
 		var told []int64
 		for _, t := range before.GetTimes() {
 			told = append(told, t.GetSeconds())
@@ -91,7 +91,9 @@ func (s *reviews) decided(place uint64, d *pb.Decided) error {
 		if !s.missing && !slices.Equal(told, s.refused[caller]) {
 			return fmt.Errorf("it says that its caller was refused %d times before, and not when and as often as the log has it", len(told))
 		}
-		s.refused[caller] = refusals(told, d.GetDecidedAt().AsTime())
+		if !granted {
+			s.refused[caller] = refusals(told, d.GetDecidedAt().AsTime())
+		}
 	}
 	if len(r.GetRules()) == 0 {
 		return nil

@@ -86,6 +86,11 @@ func TestReviewsOfADaemonThatLies(t *testing.T) {
 				r.GetDecided().Review.RefusedBefore.Times = []*timestamppb.Timestamp{timestamppb.New(time.Unix(0, 0))}
 			})
 		}, "refused 1 times before"},
+		{"a grant was shown with refusals that are made up", 4, func(t *testing.T, c *copied) {
+			c.edit(t, 4, func(r *pb.Record) {
+				r.GetDecided().Review.RefusedBefore.Times = []*timestamppb.Timestamp{timestamppb.New(time.Unix(0, 0))}
+			})
+		}, "refused 1 times before"},
 		{"nobody is told until when", 3, func(t *testing.T, c *copied) {
 			c.edit(t, 3, func(r *pb.Record) { r.GetDecided().Review.Due = nil })
 		}, "without saying until when"},
