@@ -120,6 +120,10 @@ func (d *Directory) readAll(ctx context.Context) error {
 			return err
 		}
 		for _, f := range facts {
+			if len(f.Value) == 0 { // all that the identity had were erased
+				d.people[string(f.Key)] = listedPerson{}
+				continue
+			}
 			if len(f.Value) != 32 {
 				return fmt.Errorf("the fact %q names no snapshot", f.Key)
 			}

@@ -29,14 +29,26 @@ func Identities(ctx context.Context, s Reader, after []byte, n int) ([]Identity,
 	}
 	var out []Identity
 	for _, f := range facts {
-		if len(f.Value) != 32 {
-			return nil, fmt.Errorf("list identities: the fact %q names no snapshot", f.Key)
-		}
-		snapshot, err := s.Blob(ctx, [32]byte(f.Value))
-		if err != nil && !errors.Is(err, ErrNotFound) {
+		snapshot, err := newestSnapshot(ctx, s, f)
+		if err != nil {
 			return nil, fmt.Errorf("list identities: %w", err)
 		}
 		out = append(out, Identity{ID: f.Key[len(audit.SnapshotPrefix):], Snapshot: snapshot})
 	}
 	return out, nil
+}
+
+// newestSnapshot returns the one that a fact names; nil if it was erased, since when the fact may name none.
+func newestSnapshot(ctx context.Context, s Reader, f KeyValue) ([]byte, error) {
+	if len(f.Value) == 0 {
+		return nil, nil
+	}
+	if len(f.Value) != 32 {
+		return nil, fmt.Errorf("the fact %q names no snapshot", f.Key)
+	}
+	snapshot, err := s.Blob(ctx, [32]byte(f.Value))
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	return snapshot, err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 
@@ -84,6 +85,18 @@ func testErase(t *testing.T, l *log) {
 	}
 	if n, _, err := l.Recorder.EraseIdentity(t.Context(), admin(), Issuer, "keeper", "myself"); err == nil {
 		t.Errorf("an admin erased %d snapshots of their own", n)
+	}
+	directory := store.NewDirectory(l)
+	if found, err := directory.ByEmail(t.Context(), "bob@example.com"); err != nil || len(found) != 1 || found[0].Subject != "bob" {
+		t.Errorf("by the email of somebody else: %v, error %v", found, err)
+	}
+	if found, err := directory.ByEmail(t.Context(), "alice@example.com"); err != nil || len(found) != 0 {
+		t.Errorf("by the email that was erased: %v, error %v", found, err)
+	}
+	known, err := store.Identities(t.Context(), l, nil, 100)
+	left := slices.DeleteFunc(known, func(i store.Identity) bool { return i.Snapshot == nil })
+	if err != nil || len(known) != 3 || len(left) != 2 {
+		t.Errorf("identities: %d, %d of them with a snapshot, error %v; want 3 and 2", len(known), len(left), err)
 	}
 
 	again := l.mustRecord(t, l.Grant(t, "alice"))
