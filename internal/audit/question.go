@@ -37,6 +37,9 @@ func Question(d *pb.Decided, snapshot, lists []byte) (ca.Question, error) {
 // QuestionOf is Question for a caller whose snapshot was read before.
 func QuestionOf(id ca.Identity, d *pb.Decided, lists []byte) (ca.Question, error) {
 	q := ca.Question{Identity: id, Now: goTime(d.GetDecidedAt())}
+	if c := d.GetCaller(); c.GetIssuer() != id.Issuer || c.GetSubject() != id.Subject || ca.CallerKind(c.GetKind()) != id.Kind {
+		return q, errors.New("read the inputs of a decision: its caller is another than the one whose identity it cites")
+	}
 	var err error
 	if q.Lists, err = listsOf(d, lists); err != nil {
 		return q, fmt.Errorf("read the inputs of a decision: %w", err)

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"math/rand/v2"
 	"os"
 	"strings"
@@ -335,5 +336,67 @@ func TestPagesThatLeadInACircle(t *testing.T) {
 	}
 	if circles == 0 {
 		t.Error("no branch page is in use: is this still a log?")
+	}
+}
+
+// Whoever can write a meta page says which tree bbolt reads: it takes the newer one, wherever it is.
+func TestMetaPagesThatLeadElsewhere(t *testing.T) {
+	clock := storetest.NewClock()
+	cfg := newConfig(t, clock.Now)
+	whole, _ := filled(t, cfg, clock)
+	good, path := read(t, whole), newPath(t)
+	write(t, path+".head", read(t, whole+".head"))
+	meta := func(file []byte, n int) []byte { return file[n*page+16 : n*page+80] }
+	number := func(meta []byte, at int) uint64 { return binary.NativeEndian.Uint64(meta[at:]) }
+	const root, pages, tx = 16, 40, 48
+	newest := 0
+	if number(meta(good, 1), tx) > number(meta(good, 0), tx) {
+		newest = 1
+	}
+	end := number(meta(good, newest), pages)
+	for _, tt := range []struct {
+		name string
+		root []byte // a page behind the others
+		want string
+	}{
+		{"a page that leads to itself", func() []byte {
+			b := make([]byte, page)
+			binary.NativeEndian.PutUint64(b, end)
+			binary.NativeEndian.PutUint16(b[8:], 1)  // a branch
+			binary.NativeEndian.PutUint16(b[10:], 1) // of one
+			binary.NativeEndian.PutUint32(b[16:], 16)
+			binary.NativeEndian.PutUint32(b[20:], 1)
+			binary.NativeEndian.PutUint64(b[24:], end)
+			return b
+		}(), "is reached by two ways"},
+		{"a page that goes on for ever", func() []byte {
+			from := number(meta(good, newest), root) * page
+			b := bytes.Clone(good[from : from+page])
+			binary.NativeEndian.PutUint64(b, end)
+			binary.NativeEndian.PutUint32(b[12:], 1<<20)
+			return b
+		}(), "more than the largest value needs"},
+	} {
+		bad := append(bytes.Clone(good[:end*page]), tt.root...)
+		m := meta(bad, 1-newest)
+		copy(m, meta(bad, newest))
+		binary.NativeEndian.PutUint64(m[root:], end)
+		binary.NativeEndian.PutUint64(m[pages:], end+1+1<<20)
+		binary.NativeEndian.PutUint64(m[tx:], number(m, tx)+2)
+		sum := fnv.New64a()
+		sum.Write(m[:56])
+		binary.NativeEndian.PutUint64(m[56:], sum.Sum64())
+		write(t, path, bad)
+		if err := os.Truncate(path, int64(end+1+1<<20)*page); err != nil { // a hole
+			t.Fatal(err)
+		}
+		_, copyErr := bolt.OpenCopy(path, cfg.LogKey.Verifier())
+		_, rawErr := bolt.OpenRaw(path)
+		_, openErr := bolt.Open(path, cfg)
+		for _, err := range []error{copyErr, rawErr, openErr} {
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%s: error %v, want %q", tt.name, err, tt.want)
+			}
+		}
 	}
 }

@@ -24,7 +24,8 @@ const (
 	elementSize    = 16
 	noFreelist     = ^uint64(0)
 	maxDepth       = 32
-	rootInMeta     = 32 // where a meta page says which page is the root: its header, and four numbers of 4 bytes
+	maxOverflow    = 64 << 20 / pageSize // a blob has 16 MB at most, and the list of free pages 8 bytes for each
+	rootInMeta     = 32                  // where a meta page says which page is the root: its header, and four numbers of 4 bytes
 	freelistInMeta = rootInMeta + 16
 )
 
@@ -52,14 +53,17 @@ func checkTreeOf(f *os.File) error {
 	if err != nil {
 		return err
 	}
-	newest, at := metaPage{}, int64(-1)
-	for _, m := range metas {
-		if m.tx >= newest.tx {
-			newest, at = m, int64(m.tx%2)
+	if len(metas) == 0 {
+		return fmt.Errorf("%w: no meta page is valid", store.ErrDamaged)
+	}
+	newest := metas[0] // as bbolt has it: of two with one number, the first
+	for _, m := range metas[1:] {
+		if m.tx > newest.tx {
+			newest = m
 		}
 	}
 	meta := make([]byte, pageHeader+64)
-	if _, err := f.ReadAt(meta, at*pageSize); err != nil {
+	if _, err := f.ReadAt(meta, newest.at); err != nil {
 		return err
 	}
 	w := &pageWalk{f: f, pages: newest.pages, visited: make([]bool, newest.pages)}
@@ -87,6 +91,9 @@ func (w *pageWalk) read(number uint64) ([]byte, error) {
 	overflow := uint64(binary.NativeEndian.Uint32(page[12:]))
 	if binary.NativeEndian.Uint64(page) != number || overflow > w.pages-number-1 {
 		return nil, fmt.Errorf("page %d says that it is another", number)
+	}
+	if overflow > maxOverflow {
+		return nil, fmt.Errorf("page %d says that it goes on for %d pages, more than the largest value needs", number, overflow)
 	}
 	for n := number; n <= number+overflow; n++ {
 		if w.visited[n] {

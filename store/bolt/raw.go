@@ -100,6 +100,12 @@ func (r *Raw) Facts() iter.Seq2[RawFact, error] {
 		for _, bucket := range [][]byte{factsBucket, expiringBucket, indexBucket} {
 			for row, err := range r.rows(bucket) {
 				f := RawFact{Key: row.Key, Value: row.Value}
+				if err == nil && row.Key != nil && row.Value == nil {
+					err = fmt.Errorf("the fact %x is a bucket", row.Key)
+				}
+				if err == nil && !bytes.Equal(bucket, expiringBucket) && (bytes.HasPrefix(row.Key, indexPrefix) != bytes.Equal(bucket, indexBucket) || audit.Expires(row.Key)) {
+					err = fmt.Errorf("the fact %x is in the bucket %s, where nobody looks for it", row.Key, bucket)
+				}
 				if err == nil && bytes.Equal(bucket, expiringBucket) {
 					f, err = rawExpiring(row)
 				}

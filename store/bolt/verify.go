@@ -117,6 +117,7 @@ func verifyRecord(tx *bbolt.Tx, index uint64, record []byte) error {
 type metaPage struct {
 	pages uint64 // in the file, of pageSize bytes
 	tx    uint64
+	at    int64 // where it is in the file
 }
 
 // readMetaPages returns the valid ones. A bbolt file of version 2 has in each: 16 bytes of page header; magic, version, page size
@@ -132,8 +133,8 @@ func readMetaPages(f *os.File) ([]metaPage, error) {
 		hash := fnv.New64a()
 		hash.Write(b[:checksum])
 		if binary.NativeEndian.Uint64(b[checksum:]) == hash.Sum64() && binary.NativeEndian.Uint32(b) == magic &&
-			binary.NativeEndian.Uint32(b[8:]) == pageSize {
-			valid = append(valid, metaPage{pages: binary.NativeEndian.Uint64(b[40:]), tx: binary.NativeEndian.Uint64(b[48:])})
+			binary.NativeEndian.Uint32(b[4:]) == 2 && binary.NativeEndian.Uint32(b[8:]) == pageSize {
+			valid = append(valid, metaPage{pages: binary.NativeEndian.Uint64(b[40:]), tx: binary.NativeEndian.Uint64(b[48:]), at: page * pageSize})
 		}
 	}
 	return valid, nil

@@ -141,11 +141,11 @@ func (k *checker) carried() ([]*pb.CarriedFact, error) {
 		if err := known(held.ProtoReflect()); err != nil {
 			return nil, err
 		}
-		all = append(all, held.GetFacts()...)
-	}
-	for i := range all {
-		if i > 0 && bytes.Compare(all[i-1].GetKey(), all[i].GetKey()) >= 0 {
-			return nil, fmt.Errorf("what it carried over is not in order: fact %q", printable(all[i].GetKey()))
+		for _, f := range held.GetFacts() {
+			if len(all) > 0 && bytes.Compare(all[len(all)-1].GetKey(), f.GetKey()) >= 0 {
+				return nil, fmt.Errorf("what it carried over is not in order: fact %q", printable(f.GetKey()))
+			}
+			all = append(all, f)
 		}
 	}
 	return all, nil

@@ -136,17 +136,19 @@ func (p *projection) compare(s Source, a *archive) (uint64, error) {
 		if a.page(f, s.InIndex) {
 			continue
 		}
-		if (standing{expires: f.Expires}).expired(p.time) {
-			continue // as good as none, whether it is there or not
-		}
 		want, known := p.facts[string(f.Key)]
 		switch {
 		case known && !want.expired(p.time):
 			if !bytes.Equal(want.value, f.Value) || want.expires.Unix() != f.Expires.Unix() && (!want.expires.IsZero() || !f.Expires.IsZero()) {
 				return n, &RecordError{Index: want.index, Err: &FactError{f.Key, fmt.Errorf("the stored fact %q, which follows from it, was changed", printable(f.Key))}}
 			}
+			if want.seen {
+				return n, &RecordError{Index: want.index, Err: &FactError{f.Key, fmt.Errorf("the fact %q, which follows from it, is stored twice", printable(f.Key))}}
+			}
 			want.seen = true
 			p.facts[string(f.Key)] = want
+		case (standing{expires: f.Expires}).expired(p.time) && mayExpire(f.Key):
+			continue // as good as none, whether it is there or not
 		case !f.Expires.IsZero():
 			return n, stray(f)
 		default:
@@ -163,6 +165,10 @@ func (p *projection) compare(s Source, a *archive) (uint64, error) {
 		return n, p.name(s, a)
 	}
 	return n, nil
+}
+
+func mayExpire(key []byte) bool {
+	return bytes.HasPrefix(key, []byte("nonce/")) || bytes.HasPrefix(key, []byte("token/"))
 }
 
 // missing names the first record of which a fact is not stored.
