@@ -267,10 +267,15 @@ func (r *Recorder) snapshot(ctx context.Context, id ca.Identity) ([]byte, []Vers
 		}
 	}
 	snapshot, err := audit.Snapshot(id, earlier)
-	if err != nil || bytes.Equal(snapshot, earlier) {
-		return snapshot, nil, err
+	if err != nil {
+		return nil, nil, err
 	}
-	return snapshot, []Version{{Key: key, Value: digest}}, nil
+	cites := audit.Digest(snapshot)
+	notErased := Version{Key: audit.ErasedFact(cites[:])} // or a record would cite what nobody can read
+	if bytes.Equal(snapshot, earlier) {
+		return snapshot, []Version{notErased}, nil
+	}
+	return snapshot, []Version{{Key: key, Value: digest}, notErased}, nil
 }
 
 // recentSnapshot is snapshot for those who come again and again: it does not read the log for somebody who was here before.

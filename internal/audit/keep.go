@@ -24,6 +24,9 @@ func RestoreFact(epoch uint32) []byte { return factKey(RestorePrefix, number(uin
 // ErasedFact is the key of the fact that the blob with this digest was erased. Such a blob is never stored again.
 func ErasedFact(digest []byte) []byte { return factKey(erasedPrefix, digest) }
 
+// ErasedDigest returns the digest that an ErasedFact is of, and whether the key is that of one.
+func ErasedDigest(key []byte) ([]byte, bool) { return bytes.CutPrefix(key, []byte(erasedPrefix)) }
+
 // erasedFacts say which blobs are gone, and that the person has no snapshot whose salt the next could share.
 func erasedFacts(e *pb.IdentityErased, index uint64) []Fact {
 	facts := []Fact{{Key: SnapshotFact(e.GetIssuer(), e.GetSubject()), Value: []byte{}, Rule: Set}}

@@ -71,7 +71,7 @@ func listsOf(d *pb.Decided, blob []byte) ([]ca.FetchedList, error) {
 		return nil, nil
 	}
 	if blob == nil {
-		return nil, ErrErased
+		return nil, errors.New("the fetched lists that it cites are missing")
 	}
 	if digest := Digest(blob); !bytes.Equal(digest[:], d.GetLists()) {
 		return nil, errors.New("the fetched lists are not those that the record cites")

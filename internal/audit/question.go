@@ -16,8 +16,7 @@ import (
 var ErrErased = errors.New("inputs erased")
 
 // Question returns what the policy was asked in a Decided record that Parse returned: every input, from the log alone. The snapshot
-// is the blob that the caller of the record cites, lists the one that its lists cite; each is nil if it was erased, or if the
-// record cites none.
+// is the blob that the caller of the record cites, nil if it was erased; lists the one that its lists cite, nil if it cites none.
 //
 // Of the key, a policy knows no more than its type, and of a refused request the log has no more.
 func Question(d *pb.Decided, snapshot, lists []byte) (ca.Question, error) {
@@ -37,8 +36,8 @@ func Question(d *pb.Decided, snapshot, lists []byte) (ca.Question, error) {
 // QuestionOf is Question for a caller whose snapshot was read before.
 func QuestionOf(id ca.Identity, d *pb.Decided, lists []byte) (ca.Question, error) {
 	q := ca.Question{Identity: id, Now: goTime(d.GetDecidedAt())}
-	if c := d.GetCaller(); c.GetIssuer() != id.Issuer || c.GetSubject() != id.Subject || ca.CallerKind(c.GetKind()) != id.Kind {
-		return q, errors.New("read the inputs of a decision: its caller is another than the one whose identity it cites")
+	if err := CheckCaller(d.GetCaller(), id); err != nil {
+		return q, fmt.Errorf("read the inputs of a decision: %w", err)
 	}
 	var err error
 	if q.Lists, err = listsOf(d, lists); err != nil {
@@ -66,6 +65,16 @@ func QuestionOf(id ca.Identity, d *pb.Decided, lists []byte) (ca.Question, error
 	}
 	return q, nil
 }
+
+// CheckCaller says whether a record cites the identity of its caller.
+func CheckCaller(c *pb.Caller, id ca.Identity) error {
+	if c.GetIssuer() != id.Issuer || c.GetSubject() != id.Subject || ca.CallerKind(c.GetKind()) != id.Kind {
+		return fmt.Errorf("its caller is %s, and the identity that it cites is that of %s", printedCaller(c.GetIssuer(), c.GetSubject()), printedCaller(id.Issuer, id.Subject))
+	}
+	return nil
+}
+
+func printedCaller(issuer, subject string) string { return fmt.Sprintf("%q of %q", subject, issuer) }
 
 // Identity is the reverse of Snapshot: what a policy saw of an identity.
 func Identity(snapshot []byte) (ca.Identity, error) {

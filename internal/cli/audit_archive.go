@@ -103,6 +103,9 @@ func (c *logFile) source(key string, older [][]byte) (verify.Source, error) {
 	if s.Checkpoint, err = c.raw.Checkpoint(); err != nil {
 		return s, err
 	}
+	if _, s.Continued, err = c.raw.ArchiveFrom(); err != nil {
+		return s, err
+	}
 	s.Archived, err = c.raw.Archived()
 	for _, a := range c.archives {
 		checkpoint, archiveErr := a.raw.Checkpoint()
@@ -159,7 +162,7 @@ func (c *logFile) blame(err error) error {
 	if own, ownErr := c.raw.Record(wrong.Index); own != nil || ownErr != nil {
 		return err
 	}
-	if from, fromErr := c.raw.ArchiveFrom(); fromErr == nil && wrong.Index < from {
+	if from, _, fromErr := c.raw.ArchiveFrom(); fromErr == nil && wrong.Index < from {
 		return &failure{
 			exit: exitFailed, err: fmt.Errorf("%s is an archive of the records from %d on, and record %d is in none of the earlier ones that were given", c.name, from, wrong.Index),
 			hint: fmt.Sprintf("hallpass audit verify %s --archive EARLIER", c.name),

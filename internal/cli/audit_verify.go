@@ -214,8 +214,17 @@ func storedFacts(raw *bolt.Raw) iter.Seq2[verify.Fact, error] {
 	}
 }
 
-// checkBlobs holds each blob against its name, and returns how many there are.
+// checkBlobs holds each blob against its name, and returns how many there are. None may be there that was erased.
 func checkBlobs(raw *bolt.Raw) (int, error) {
+	erased := map[string]uint64{}
+	for f, err := range raw.Facts() {
+		if err != nil {
+			return 0, err
+		}
+		if digest, ok := audit.ErasedDigest(f.Key); ok {
+			erased[string(digest)], _ = audit.Number(f.Value)
+		}
+	}
 	n := 0
 	for row, err := range raw.Blobs() {
 		if err != nil {
@@ -223,6 +232,9 @@ func checkBlobs(raw *bolt.Raw) (int, error) {
 		}
 		if digest := audit.Digest(row.Value); string(digest[:]) != string(row.Key) {
 			return n, fmt.Errorf("the blob %x is not what its name says: it was changed", row.Key)
+		}
+		if by, ok := erased[string(row.Key)]; ok {
+			return n, &verify.RecordError{Index: by, Err: fmt.Errorf("it says that the identity snapshot %x was erased, and that is there", row.Key)}
 		}
 		n++
 	}
@@ -334,6 +346,8 @@ func (a *app) showSummary(s *verify.Summary, older, blobs int) error {
 			Refusals     uint64 `json:"refusals"`
 			Evaluated    uint64 `json:"evaluated"`
 			Erased       uint64 `json:"erased"`
+			NoEraser     uint64 `json:"erased_elsewhere"`
+			Faults       uint64 `json:"faults"`
 			OtherEngine  uint64 `json:"other_engine"`
 			Facts        uint64 `json:"facts"`
 			Blobs        int    `json:"blobs"`
@@ -342,7 +356,7 @@ func (a *app) showSummary(s *verify.Summary, older, blobs int) error {
 			ArchivedBy   string `json:"archived_by,omitempty"`
 			Rejoined     uint64 `json:"from_archives"`
 		}{s.Checkpoint.LogID, s.Checkpoint.Epoch, strconv.FormatUint(s.Checkpoint.Size, 10), s.Checkpoint.Root.String(), s.Certificates, s.Refusals,
-			s.Evaluated, s.Erased, s.OtherEngine, s.Facts, max(blobs, 0), older, s.Archived, archivedBy, s.Rejoined})
+			s.Evaluated, s.Erased, s.EraserMissing, s.Faults, s.OtherEngine, s.Facts, max(blobs, 0), older, s.Archived, archivedBy, s.Rejoined})
 	}
 	fmt.Fprintf(a.out, "the log %s is whole: %d records\n", s.Checkpoint.LogID, s.Checkpoint.Size)
 	fmt.Fprintf(a.out, "  root         %s\n  granted      %d\n  refused      %d\n  made again   %d decisions, each with the same outcome\n", s.Checkpoint.Root, s.Certificates, s.Refusals, s.Evaluated)
@@ -351,6 +365,12 @@ func (a *app) showSummary(s *verify.Summary, older, blobs int) error {
 	}
 	if s.Erased > 0 {
 		fmt.Fprintf(a.out, "  erased       %d decisions cannot be made again: the identity that they cite was erased\n", s.Erased)
+	}
+	if s.EraserMissing > 0 {
+		fmt.Fprintf(a.out, "  erased       of %d of those no record of this archive tells it: verify the log with it, by --archive\n", s.EraserMissing)
+	}
+	if s.Faults > 0 {
+		fmt.Fprintf(a.out, "  not asked    %d refusals are for a fault of the daemon, and say nothing of the policy\n", s.Faults)
 	}
 	if s.OtherEngine > 0 {
 		fmt.Fprintf(a.out, "  engine       %d of them were made by another engine than %s, which came to the same\n", s.OtherEngine, policy.Engine)
@@ -364,9 +384,9 @@ func (a *app) showSummary(s *verify.Summary, older, blobs int) error {
 	}
 	switch {
 	case s.Facts > 0:
-		fmt.Fprintf(a.out, "  stored       %d facts and %d blobs follow from the records\n", s.Facts, blobs)
+		fmt.Fprintf(a.out, "  stored       %d facts follow from the records, %d blobs are what they are called\n", s.Facts, blobs)
 	case blobs >= 0:
-		fmt.Fprintf(a.out, "  stored       %d blobs follow from the records\n", blobs)
+		fmt.Fprintf(a.out, "  stored       %d blobs are what they are called\n", blobs)
 		fmt.Fprintln(a.out, "  not checked  the facts that the daemon keeps beside them: another version of this program derived them")
 	default:
 		fmt.Fprintln(a.out, "  not checked  what the daemon keeps beside the records: verify a copy for that")

@@ -368,6 +368,93 @@ func TestVerifyNamesTheFirstBadRecord(t *testing.T) {
 		{"a lifetime asked for that no decision gives", func(d *doctored) {
 			d.doctor(l.staging, func(r *pb.Record) { r.GetDecided().Asked.Ttl = durationpb.New(time.Minute) })
 		}, l.staging, "longer than"},
+		{"a grant that cites an identity which is not there", func(d *doctored) {
+			d.doctor(l.staging, func(r *pb.Record) {
+				r.GetDecided().Caller.Snapshot = make([]byte, 32)
+				r.GetDecided().Asked.Login = "root"
+				r.GetDecided().ToBeSigned = d.recertify(r.GetDecided().GetToBeSigned(), func(c *ssh.Certificate) { c.ValidPrincipals = []string{"root"} })
+			})
+		}, l.staging, "no record says that it was erased"},
+		{"a grant that cites an identity which was erased before", func(d *doctored) {
+			records := append(d.records(), d.erasure(l.prod, l.staging))
+			d.rewrite(append(records, d.changed(records[l.prod], func(r *pb.Record) {
+				r.Index, r.Time = size+1, timestamppb.Now()
+				r.GetDecided().DecidedAt, r.GetDecided().GetAsked().ClientTime = r.Time, r.Time
+				r.GetDecided().GetAsked().Nonce = make([]byte, 16)
+				r.GetDecided().Review = nil
+				r.GetDecided().ToBeSigned = d.recertify(r.GetDecided().GetToBeSigned(), func(c *ssh.Certificate) {
+					c.Serial, c.ValidAfter, c.ValidBefore = size+2, uint64(r.Time.AsTime().Unix()), uint64(r.Time.AsTime().Unix()+60)
+				})
+			})))
+			d.removeSnapshot(l.prod)
+		}, size + 1, fmt.Sprintf("erased before, by record %d", size)},
+		{"a grant recorded as that of somebody else", func(d *doctored) {
+			d.doctor(l.prod, func(r *pb.Record) { r.GetDecided().Caller.Subject = "nobody" })
+		}, l.prod, `its caller is "nobody"`},
+		{"a person in the place of a workload", func(d *doctored) {
+			d.doctor(l.refusal+1, func(r *pb.Record) { r.GetDecided().Caller.Kind = pb.CallerKind_CALLER_KIND_PERSON })
+		}, l.refusal + 1, "its caller is"},
+		{"a review by somebody who is not there", func(d *doctored) {
+			records := d.records()
+			d.rewrite(append(records, d.changed(records[l.prod], func(r *pb.Record) {
+				r.Index, r.Time = size, timestamppb.Now()
+				r.Event = &pb.Record_Reviewed{Reviewed: &pb.Reviewed{
+					Caller:  &pb.Caller{Issuer: "x", Subject: "y", Kind: pb.CallerKind_CALLER_KIND_PERSON, Snapshot: make([]byte, 32)},
+					Decided: l.prod, Due: r.GetDecided().GetReview().GetDue(), Comment: "fine",
+				}}
+			})))
+		}, size, "no record says that it was erased"},
+		{"an identity that was erased and is still there", func(d *doctored) {
+			d.rewrite(append(d.records(), d.erasure(l.prod, l.staging)))
+		}, size, "and that is there"},
+		{"a refusal by a policy that never was in force", func(d *doctored) {
+			d.doctor(l.refusal, func(r *pb.Record) { r.GetDecided().Policy.Digest = make([]byte, 32) })
+		}, l.refusal, "was not in force before"},
+		{"a refusal at another time than its record", func(d *doctored) {
+			d.doctor(l.refusal, func(r *pb.Record) { r.GetDecided().DecidedAt = timestamppb.New(time.Unix(1e9, 0)) })
+		}, l.refusal, "says that it was decided at"},
+		{"a grant to a token that had expired", func(d *doctored) {
+			d.doctor(l.staging, func(r *pb.Record) { r.GetDecided().Token.ExpiresAt = timestamppb.New(time.Unix(1, 0)) })
+		}, l.staging, "ID token that expired at"},
+		{"a grant by a sign-in that is still to come", func(d *doctored) {
+			d.doctor(l.staging, func(r *pb.Record) {
+				r.GetDecided().Token.AuthTime = timestamppb.New(r.GetTime().AsTime().Add(time.Hour))
+			})
+		}, l.staging, "by a sign-in at"},
+		{"a fact hidden behind one that expired", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				return tx.Bucket([]byte("facts_expiry")).Put(slices.Concat(place(1<<63), place(0), []byte(audit.PolicyFact)), []byte{1})
+			})
+		}, 3, "was changed"},
+		{"a nonce hidden behind one that expired", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				b := tx.Bucket([]byte("facts_expiry"))
+				k, v := b.Cursor().First()
+				return b.Put(slices.Concat(place(1<<63), place(0), k[16:]), bytes.Clone(v))
+			})
+		}, noRecord + 1, "was changed"},
+		{"a fact where nobody looks for it", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				k, v := tx.Bucket([]byte("facts")).Cursor().Seek([]byte(audit.ReviewPrefix))
+				key, value := bytes.Clone(k), bytes.Clone(v)
+				return errors.Join(tx.Bucket([]byte("index")).Put(key, value), tx.Bucket([]byte("facts")).Delete(key))
+			})
+		}, noRecord, "where nobody looks for it"},
+		{"a bucket in the place of a fact", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				facts := tx.Bucket([]byte("facts"))
+				k, _ := facts.Cursor().Seek([]byte("bound/"))
+				key := bytes.Clone(k)
+				if err := facts.Delete(key); err != nil {
+					return err
+				}
+				_, err := facts.CreateBucket(key)
+				return err
+			})
+		}, noRecord, "is no value"},
+		{"more beside the checkpoint", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("more"), []byte("x")) })
+		}, noRecord, `it says something of "more"`},
 		{"a record of a newer program", func(d *doctored) {
 			d.doctor(l.refusal, func(r *pb.Record) { r.Version = 2 })
 		}, l.refusal, "version 2"},
@@ -406,15 +493,18 @@ func TestVerifyTellsWhatItCannot(t *testing.T) {
 		want   string
 	}{
 		{"an identity that was erased", func(d *doctored) {
-			records := d.records()
-			r := &pb.Record{}
-			if err := proto.Unmarshal(records[l.prod], r); err != nil {
-				t.Fatal(err)
-			}
-			d.edit(func(tx *bbolt.Tx) error {
-				return tx.Bucket([]byte("blobs")).Delete(r.GetDecided().GetCaller().GetSnapshot())
-			})
+			d.rewrite(append(d.records(), d.erasure(l.prod, l.staging)))
+			d.removeSnapshot(l.prod)
 		}, "erased       1 decisions cannot be made again"},
+		{"an identity that was erased after an archive was taken", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error { return tx.Bucket([]byte("meta")).Put([]byte("archive"), place(0)) })
+			d.removeSnapshot(l.prod)
+		}, "erased       of 1 of those no record of this archive tells it"},
+		{"a fault of the daemon", func(d *doctored) {
+			d.doctor(l.refusal, func(r *pb.Record) {
+				r.GetDecided().Refusal = &pb.Refusal{Kind: pb.ErrorKind_ERROR_KIND_INTERNAL, Message: "x"}
+			})
+		}, "not asked    1 refusals are for a fault of the daemon"},
 		{"another engine, which comes to the same", func(d *doctored) {
 			d.doctor(3, func(r *pb.Record) { r.GetPolicyLoaded().Engine = "cel-go v9.9.9" })
 		}, "engine       12 of them were made by another engine"},

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/mod/sumdb/tlog"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // doctored is a copy of a log that a test may change as somebody would who holds the disk, and the log key too.
@@ -197,4 +198,35 @@ func (d *doctored) recertify(toBeSigned []byte, change func(*ssh.Certificate)) [
 	cert.Signature = nil
 	b := cert.Marshal()
 	return b[:len(b)-4]
+}
+
+// erasure is the record, at the end of the log, by which the caller of one decision erased the identity of the caller of another.
+func (d *doctored) erasure(of, by uint64) []byte {
+	d.t.Helper()
+	records := d.records()
+	var erased, eraser pb.Record
+	for at, r := range map[uint64]*pb.Record{of: &erased, by: &eraser} {
+		if err := proto.Unmarshal(records[at], r); err != nil {
+			d.t.Fatal(err)
+		}
+	}
+	who := erased.GetDecided().GetCaller()
+	return d.changed(records[by], func(r *pb.Record) {
+		r.Index, r.Time = uint64(len(records)), timestamppb.Now()
+		r.Event = &pb.Record_IdentityErased{IdentityErased: &pb.IdentityErased{
+			Caller: eraser.GetDecided().GetCaller(), Issuer: who.GetIssuer(), Subject: who.GetSubject(), Reason: "x", Snapshots: [][]byte{who.GetSnapshot()},
+		}}
+	})
+}
+
+// removeSnapshot takes away the identity of the caller of a decision.
+func (d *doctored) removeSnapshot(of uint64) {
+	d.t.Helper()
+	var r pb.Record
+	if err := proto.Unmarshal(d.records()[of], &r); err != nil {
+		d.t.Fatal(err)
+	}
+	d.edit(func(tx *bbolt.Tx) error {
+		return tx.Bucket([]byte("blobs")).Delete(r.GetDecided().GetCaller().GetSnapshot())
+	})
 }

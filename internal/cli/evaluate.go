@@ -25,8 +25,12 @@ type evaluator struct {
 	identities map[[32]byte]ca.Identity // by the digests of their snapshots
 }
 
-// maxIdentities is how many identities are kept: people come again and again.
-const maxIdentities = 10_000
+const (
+	// maxIdentities is how many identities are kept: people come again and again.
+	maxIdentities = 10_000
+	// maxPolicies is how many compiled policies are. Of those with thousands of rules each takes some 70 MB, and there is one after another.
+	maxPolicies = 8
+)
 
 func newEvaluator(ctx context.Context, blob func([32]byte) ([]byte, error)) *evaluator {
 	return &evaluator{ctx: ctx, blob: blob, policies: map[[32]byte]func() (*policy.Policy, error){}, identities: map[[32]byte]ca.Identity{}}
@@ -38,6 +42,9 @@ func (e *evaluator) evaluate(r *pb.Record) error {
 		_, err := e.policy(loaded.GetPolicy())
 		return err
 	}
+	if r.GetDecided() == nil {
+		return e.identify(audit.CallerOf(r))
+	}
 	was := audit.Recorded(r)
 	before := was.Decision.Outcome == 0 // refused before a policy was asked
 	ref := r.GetDecided().GetPolicy()
@@ -45,7 +52,7 @@ func (e *evaluator) evaluate(r *pb.Record) error {
 		ref = r.GetDecided().GetReview().GetPolicy()
 	}
 	if before && ref == nil {
-		return nil
+		return e.identify(r.GetDecided().GetCaller())
 	}
 	p, err := e.policy(ref)
 	if err != nil {
@@ -62,7 +69,10 @@ func (e *evaluator) evaluate(r *pb.Record) error {
 	if before {
 		found = p.ReproduceReview(e.ctx, question, was)
 	} else {
-		found = p.Reproduce(e.ctx, question, was).Differences
+		again := p.Reproduce(e.ctx, question, was)
+		if found = again.Differences; again.Result == policy.NotAsked {
+			return verify.ErrNotAsked
+		}
 	}
 	if len(found) == 0 {
 		return nil
@@ -78,38 +88,66 @@ func (e *evaluator) evaluate(r *pb.Record) error {
 	return fmt.Errorf("it does not follow from the policy that it names: %s", strings.Join(differences, "; "))
 }
 
-// question is what the policy was asked.
-func (e *evaluator) question(d *pb.Decided) (ca.Question, error) {
-	cites := d.GetCaller().GetSnapshot()
-	if len(cites) != 32 {
-		return ca.Question{}, errors.New("it cites no identity")
+// identify holds the caller of a record that is no decision of the policy against the identity that the record cites.
+func (e *evaluator) identify(c *pb.Caller) error {
+	if c == nil {
+		return nil
 	}
-	lists, err := e.cited(d.GetLists())
+	id, err := e.identity(c)
+	if errors.Is(err, audit.ErrErased) {
+		return verify.ErrErased
+	}
 	if err != nil {
-		return ca.Question{}, err
+		return err
 	}
-	digest := [32]byte(cites)
+	return audit.CheckCaller(c, id)
+}
+
+// identity returns the one that a caller is said to have.
+func (e *evaluator) identity(c *pb.Caller) (ca.Identity, error) {
+	if len(c.GetSnapshot()) != 32 {
+		return ca.Identity{}, errors.New("it cites no identity")
+	}
+	digest := [32]byte(c.GetSnapshot())
 	e.mu.Lock()
 	id, known := e.identities[digest]
 	e.mu.Unlock()
 	if known {
-		return audit.QuestionOf(id, d, lists)
+		return id, nil
 	}
 	snapshot, err := e.blob(digest)
 	if err != nil {
-		return ca.Question{}, err
+		return id, err
 	}
-	q, err := audit.Question(d, snapshot, lists)
-	if err != nil {
-		return q, err
+	if snapshot == nil {
+		return id, audit.ErrErased
+	}
+	if audit.Digest(snapshot) != digest {
+		return id, errors.New("the identity snapshot is not the one that the record cites")
+	}
+	if id, err = audit.Identity(snapshot); err != nil {
+		return id, err
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if len(e.identities) >= maxIdentities {
 		clear(e.identities)
 	}
-	e.identities[digest] = q.Identity
-	return q, nil
+	e.identities[digest] = id
+	return id, nil
+}
+
+// question is what the policy was asked.
+func (e *evaluator) question(d *pb.Decided) (ca.Question, error) {
+	id, err := e.identity(d.GetCaller())
+	if err != nil {
+		return ca.Question{}, err
+	}
+	lists, err := e.cited(d.GetLists())
+	if err != nil {
+		return ca.Question{}, err
+	}
+	return audit.QuestionOf(id, d, lists)
 }
 
 // cited returns a blob by its digest; nil for none.
@@ -129,6 +167,9 @@ func (e *evaluator) policy(ref *pb.PolicyRef) (*policy.Policy, error) {
 	e.mu.Lock()
 	compile := e.policies[digest]
 	if compile == nil {
+		if len(e.policies) >= maxPolicies {
+			clear(e.policies) // what is compiling goes on for those who wait
+		}
 		compile = sync.OnceValues(func() (*policy.Policy, error) { return e.compile(ref) })
 		e.policies[digest] = compile
 	}

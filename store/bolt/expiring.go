@@ -64,6 +64,9 @@ func (x *expiring) load(tx *bbolt.Tx) error {
 	x.at = map[fingerprint]place{}
 	return tx.Bucket(expiringBucket).ForEach(func(k, _ []byte) error {
 		p, fact, err := cutPlace(k)
+		if err == nil && !audit.Expires(fact) {
+			err = fmt.Errorf("%w: the fact %q is stored as one that expires", store.ErrDamaged, fact)
+		}
 		x.at[fingerprintOf(fact)] = p
 		return err
 	})

@@ -54,6 +54,14 @@ func (r *Raw) checkBuckets() error {
 		if format := tx.Bucket(metaBucket).Get(formatKey); len(format) != 1 || format[0] != audit.Format {
 			return fmt.Errorf("its format is %x, this program knows %d: use a newer program", format, audit.Format)
 		}
+		if err := tx.Bucket(metaBucket).ForEach(func(key, _ []byte) error {
+			if !slices.ContainsFunc([][]byte{formatKey, checkpointKey, factsKey, archiveKey}, func(k []byte) bool { return bytes.Equal(k, key) }) {
+				return fmt.Errorf("it says something of %q, which this program does not know", key)
+			}
+			return nil
+		}); err != nil {
+			return err
+		}
 		return tx.ForEach(func(name []byte, _ *bbolt.Bucket) error {
 			if !slices.ContainsFunc(buckets, func(b []byte) bool { return bytes.Equal(b, name) }) {
 				return fmt.Errorf("it has a bucket %q, which this program does not know", name)
@@ -100,11 +108,8 @@ func (r *Raw) Facts() iter.Seq2[RawFact, error] {
 		for _, bucket := range [][]byte{factsBucket, expiringBucket, indexBucket} {
 			for row, err := range r.rows(bucket) {
 				f := RawFact{Key: row.Key, Value: row.Value}
-				if err == nil && row.Key != nil && row.Value == nil {
-					err = fmt.Errorf("the fact %x is a bucket", row.Key)
-				}
 				if err == nil && !bytes.Equal(bucket, expiringBucket) && (bytes.HasPrefix(row.Key, indexPrefix) != bytes.Equal(bucket, indexBucket) || audit.Expires(row.Key)) {
-					err = fmt.Errorf("the fact %x is in the bucket %s, where nobody looks for it", row.Key, bucket)
+					err = fmt.Errorf("the fact %q is stored among the %s, where nobody looks for it", row.Key, bucket)
 				}
 				if err == nil && bytes.Equal(bucket, expiringBucket) {
 					f, err = rawExpiring(row)
@@ -143,13 +148,13 @@ func (r *Raw) Archived() (record []byte, err error) {
 	return record, err
 }
 
-// ArchiveFrom returns the index before which records are in earlier archives, if this is an archive and says so; 0 if not.
-func (r *Raw) ArchiveFrom() (from uint64, err error) {
+// ArchiveFrom returns the index before which records are in earlier archives, if this is an archive, and whether it says that it is one.
+func (r *Raw) ArchiveFrom() (from uint64, is bool, err error) {
 	err = r.view(func(tx *bbolt.Tx) error {
-		from, _ = audit.Number(tx.Bucket(metaBucket).Get(archiveKey))
+		from, is = audit.Number(tx.Bucket(metaBucket).Get(archiveKey))
 		return nil
 	})
-	return from, err
+	return from, is, err
 }
 
 // Record returns the record stored for an index, whatever it is; nil if there is none.
@@ -208,7 +213,9 @@ func (r *Raw) rows(bucket []byte) iter.Seq2[Row, error] {
 				} else {
 					k, v = c.Next()
 				}
-				row = Row{bytes.Clone(k), bytes.Clone(v)}
+				if row = (Row{bytes.Clone(k), bytes.Clone(v)}); k != nil && v == nil {
+					return fmt.Errorf("what is stored under %x in %s is no value", k, bucket)
+				}
 				return nil
 			}); err != nil {
 				yield(Row{}, err)

@@ -119,15 +119,17 @@ func (s *Store) Blob(ctx context.Context, digest [32]byte) ([]byte, error) {
 
 // Fact implements store.Store.
 func (s *Store) Fact(ctx context.Context, key []byte) ([]byte, error) {
-	print := fingerprintOf(key)
-	if audit.Expires(key) && s.expiring.of(print) == (place{}) && !s.isDead() { // as for the nonce of each new request
-		return nil, fmt.Errorf("fact %q: %w", key, store.ErrNotFound)
+	var at place
+	if audit.Expires(key) {
+		if at = s.expiring.of(fingerprintOf(key)); at == (place{}) && !s.isDead() { // as for the nonce of each new request
+			return nil, fmt.Errorf("fact %q: %w", key, store.ErrNotFound)
+		}
 	}
 	var value []byte
 	err := s.view(ctx, func(tx *bbolt.Tx, h head) error {
 		v := lastingValue(tx, key)
-		if p := s.expiring.of(print); p != (place{}) {
-			v = expiringValue(tx, key, p, h.time)
+		if at != (place{}) {
+			v = expiringValue(tx, key, at, h.time)
 		}
 		if v == nil {
 			return fmt.Errorf("fact %q: %w", key, store.ErrNotFound)

@@ -176,10 +176,13 @@ func (w *writer) finish() error {
 
 // value returns what stands for a fact, nil if nothing does. It is valid until the transaction is written to.
 func (w *writer) value(key []byte) []byte {
+	if !audit.Expires(key) {
+		return lastingValue(w.tx, key)
+	}
 	if p := w.place(fingerprintOf(key)); p != (place{}) {
 		return expiringValue(w.tx, key, p, w.head.time)
 	}
-	return lastingValue(w.tx, key)
+	return nil
 }
 
 func (w *writer) bucket(name []byte) *bbolt.Bucket { return w.tx.Bucket(name) }

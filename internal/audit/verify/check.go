@@ -58,6 +58,7 @@ func Check(ctx context.Context, s Source) (*Summary, error) {
 		return nil, err
 	}
 	k.walk = newWalk(c, s.PublicKey, &k.tree)
+	k.identities.init()
 	k.projection.init()
 	k.archive.stayed.once.seeds = k.projection.once.seeds
 	if s.Index != nil {
@@ -171,7 +172,7 @@ func (k *checker) look(i *item) {
 			return
 		}
 	}
-	if k.source.Evaluate != nil && (i.record.GetDecided() != nil || i.record.GetPolicyLoaded() != nil) {
+	if k.source.Evaluate != nil {
 		i.evaluated = k.source.Evaluate(i.record)
 	}
 }
@@ -187,6 +188,7 @@ type checker struct {
 	hashes     *puller
 	projection projection
 	archive    *archive
+	identities identities
 	summary    Summary
 }
 
@@ -243,7 +245,7 @@ func (k *checker) one(place uint64, i *item) error {
 	if err := k.walk.step(place, i.parsed); err != nil {
 		return err
 	}
-	if err := k.evaluated(i); err != nil {
+	if err := k.evaluated(place, i); err != nil {
 		return err
 	}
 	if err := k.follow(place, i); err != nil {
@@ -296,8 +298,9 @@ func (k *checker) above(leaf tlog.Hash) error {
 	if k.hashes == nil {
 		return nil
 	}
-	for _, h := range above {
-		if err := k.hashes.hash(h, "the hashes of the tree above it were changed"); err != nil {
+	for i, h := range above {
+		first := k.tree.size - 2<<i // of the subtree
+		if err := k.hashes.hash(h, fmt.Sprintf("the hashes of the tree above it were changed, or those of it or of others from record %d on together with the records", first)); err != nil {
 			return err
 		}
 	}
@@ -314,11 +317,19 @@ func together(index func(*pb.Record) ([]Fact, error), r *pb.Record, facts []Fact
 }
 
 // evaluated counts what became of a decision that was made again.
-func (k *checker) evaluated(i *item) error {
+func (k *checker) evaluated(place uint64, i *item) error {
+	if erased := i.record.GetIdentityErased(); erased != nil {
+		k.identities.erase(place, erased)
+	}
 	other := k.walk.engine != k.source.Engine
 	switch {
 	case errors.Is(i.evaluated, ErrErased):
-		k.summary.Erased++
+		if i.record.GetDecided() != nil {
+			k.summary.Erased++
+		}
+		return k.identities.cite(place, i.record)
+	case errors.Is(i.evaluated, ErrNotAsked):
+		k.summary.Faults++
 		return nil
 	case i.evaluated != nil && other:
 		return fmt.Errorf("%w (the policy was compiled by the engine %q, this program has %q: verify with one that has the other)", i.evaluated, k.walk.engine, k.source.Engine)
@@ -352,6 +363,11 @@ func (k *checker) end() error {
 	}
 	if err := k.archive.end(); err != nil {
 		return err
+	}
+	if k.summary.EraserMissing = k.identities.unexplained; !k.source.Continued {
+		if err := k.identities.end(); err != nil {
+			return err
+		}
 	}
 	if k.source.Stored == nil {
 		return nil

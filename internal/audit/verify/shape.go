@@ -30,7 +30,7 @@ var (
 )
 
 // checkShape holds a certificate against what was asked, and against what any certificate may be.
-func checkShape(r *pb.Record, d *pb.Decided, cert *ssh.Certificate) error {
+func checkShape(d *pb.Decided, cert *ssh.Certificate) error {
 	asked, decided := d.GetAsked(), d.GetDecidedAt().AsTime()
 	key := sha256.Sum256(cert.Key.Marshal())
 	switch {
@@ -38,10 +38,11 @@ func checkShape(r *pb.Record, d *pb.Decided, cert *ssh.Certificate) error {
 		return errors.New("its certificate is not for a user")
 	case !bytes.Equal(key[:], asked.GetKey()):
 		return errors.New("its certificate is for another key than the one that was asked for")
-	case !d.GetDecidedAt().IsValid() || r.GetTime().AsTime().Sub(decided).Abs() > longestDelay:
-		return fmt.Errorf("it was recorded at %s, and says that it was decided at %s", r.GetTime().AsTime(), decided)
 	case asked.GetClientTime().AsTime().Sub(decided).Abs() > clockSkew:
 		return fmt.Errorf("it grants a request of %s at %s", asked.GetClientTime().AsTime(), decided)
+	}
+	if err := checkToken(d.GetToken(), decided); err != nil {
+		return err
 	}
 	if err := checkPrincipal(d, cert); err != nil {
 		return err
@@ -58,6 +59,19 @@ func checkShape(r *pb.Record, d *pb.Decided, cert *ssh.Certificate) error {
 		if !slices.Contains(extensions, name) || value != "" {
 			return fmt.Errorf("its certificate has the extension %q, which no policy can grant", name)
 		}
+	}
+	return nil
+}
+
+// checkToken wants one that was valid.
+func checkToken(t *pb.TokenFacts, decided time.Time) error {
+	switch expires := t.GetExpiresAt().AsTime(); {
+	case !expires.Add(clockSkew).After(decided):
+		return fmt.Errorf("it grants at %s to an ID token that expired at %s", decided, expires)
+	case t.GetIssuedAt().AsTime().After(decided.Add(clockSkew)):
+		return fmt.Errorf("it grants at %s to an ID token that was issued at %s", decided, t.GetIssuedAt().AsTime())
+	case t.GetAuthTime().AsTime().After(decided.Add(clockSkew)):
+		return fmt.Errorf("it grants at %s by a sign-in at %s", decided, t.GetAuthTime().AsTime())
 	}
 	return nil
 }

@@ -40,18 +40,24 @@ type Source struct {
 	// follow from the record before which records were archived, and those after it. Both are required with Archived and Index.
 	InIndex func(key []byte, before uint64) bool
 	Resume  func(before uint64) (func(*pb.Record) ([]Fact, error), error)
-	// Evaluate makes a decision again, from what its record cites, and holds it against the record; of a policy that comes into
-	// force it sees that it can be read. It is called by several goroutines. ErrErased says that it cannot be told. If nil, decisions
-	// are held against everything but the policy.
+	// Evaluate makes a decision again, from what its record cites, and holds it against the record. Of a policy that comes into force it
+	// sees that it can be read, and of each caller that the identity which a record cites is theirs. It is called by several goroutines.
+	// ErrErased says that there is nothing under the digest of the identity, ErrNotAsked that a decision is none of the policy. If nil,
+	// decisions are held against everything but the policy.
 	Evaluate func(*pb.Record) error
+	// Continued says that the log goes on elsewhere, as from an archive: there it may be told that an identity was erased.
+	Continued bool
 	// Engine is the version of the expression engine of Evaluate.
 	Engine string
 	// Progress is told from time to time how many records of how many were checked. May be nil.
 	Progress func(done, total uint64)
 }
 
-// ErrErased says that what a decision depended on was erased on request.
-var ErrErased = errors.New("what it cites was erased")
+// What Evaluate may say besides that a record is right or wrong.
+var (
+	ErrErased   = errors.New("the identity that it cites is not there")
+	ErrNotAsked = errors.New("the policy was not asked")
+)
 
 // Fact is what follows from a record, or is stored as following from one.
 type Fact struct {
@@ -87,8 +93,12 @@ type Summary struct {
 	Refusals     uint64
 	// Evaluated is how many decisions were made again and came out the same.
 	Evaluated uint64
-	// Erased is how many could not, because what they cite was erased.
-	Erased uint64
+	// Erased is how many could not, because the identity that they cite was erased. Of EraserMissing of those no record tells that; it
+	// is 0 unless the log is Continued.
+	Erased        uint64
+	EraserMissing uint64
+	// Faults is how many refusals are for a fault of the daemon, of which the log has not all that the policy saw.
+	Faults uint64
 	// OtherEngine is how many of those made again were made by another engine than that of this program.
 	OtherEngine uint64
 	// Facts is how many facts were held against the records.

@@ -18,6 +18,7 @@ import (
 const (
 	formatVersion = 1
 	serialBits    = 40
+	maxRecord     = 256 << 10
 )
 
 // walk is what is known of a log up to a record.
@@ -29,9 +30,10 @@ type walk struct {
 	epoch      uint32
 	// keys are the CA keys listed so far, by Authority and SSH wire format.
 	keys map[authorityKey]bool
-	// policy is the one in force, engine the one that compiled it.
+	// policy is the one in force, engine the one that compiled it, loaded are all that ever were.
 	policy *pb.PolicyRef
 	engine string
+	loaded map[string]bool
 	// grants are, by index, the Authority of the certificate granted: its place in authorities, 0 for none. A log may be long.
 	grants           []uint16
 	authorities      []string
@@ -47,7 +49,7 @@ const unknown = math.MaxUint16
 type authorityKey struct{ authority, key string }
 
 func newWalk(c Checkpoint, publicKey string, tree *treeHash) *walk {
-	return &walk{checkpoint: c, publicKey: publicKey, tree: tree, keys: map[authorityKey]bool{}, authorities: []string{""}, reviews: newReviews()}
+	return &walk{checkpoint: c, publicKey: publicKey, tree: tree, keys: map[authorityKey]bool{}, loaded: map[string]bool{}, authorities: []string{""}, reviews: newReviews()}
 }
 
 // parsed is a record, and the certificate that it grants, if it does.
@@ -59,6 +61,9 @@ type parsed struct {
 // parseRecord reads a record and checks what can be checked of it alone.
 func parseRecord(raw []byte) (parsed, error) {
 	p := parsed{record: &pb.Record{}}
+	if len(raw) > maxRecord {
+		return p, fmt.Errorf("it has %d bytes, more than the %d of the largest", len(raw), maxRecord)
+	}
 	if err := proto.Unmarshal(raw, p.record); err != nil {
 		return p, err
 	}
@@ -187,6 +192,7 @@ func (w *walk) step(place uint64, p parsed) error {
 			return fmt.Errorf("it says that the policy %x was in force before, but %x was", e.PolicyLoaded.GetPrevious(), w.policy.GetDigest())
 		}
 		w.policy, w.engine = e.PolicyLoaded.GetPolicy(), e.PolicyLoaded.GetEngine()
+		w.loaded[policyName(w.policy)] = true
 	case *pb.Record_Decided:
 		if err := w.reviews.decided(place, e.Decided); err != nil {
 			return err
@@ -236,12 +242,11 @@ func (w *walk) genesis(g *pb.Genesis) error {
 
 func (w *walk) decided(p parsed, d *pb.Decided) error {
 	r, cert := p.record, p.cert
+	if !d.GetDecidedAt().IsValid() || r.GetTime().AsTime().Sub(d.GetDecidedAt().AsTime()).Abs() > longestDelay {
+		return fmt.Errorf("it was recorded at %s, and says that it was decided at %s", r.GetTime().AsTime(), d.GetDecidedAt().AsTime())
+	}
 	if len(d.GetToBeSigned()) == 0 {
-		if d.GetRefusal() == nil {
-			return errors.New("it neither grants nor refuses")
-		}
-		w.refused++
-		return nil
+		return w.refusal(d)
 	}
 	switch {
 	case d.GetRefusal() != nil || d.GetDecision().GetOutcome() != pb.Outcome_OUTCOME_ALLOW:
@@ -257,11 +262,30 @@ func (w *walk) decided(p parsed, d *pb.Decided) error {
 	if !w.keys[authorityKey{d.GetAuthority(), string(cert.SignatureKey.Marshal())}] {
 		return fmt.Errorf("its certificate is signed by the key %s of %q, which was not listed before", ssh.FingerprintSHA256(cert.SignatureKey), d.GetAuthority())
 	}
-	if err := checkShape(r, d, cert); err != nil {
+	if err := checkShape(d, cert); err != nil {
 		return err
 	}
 	w.granted++
 	return w.grant(d.GetAuthority())
+}
+
+// refusal may be by a policy that another replaced meanwhile.
+func (w *walk) refusal(d *pb.Decided) error {
+	if d.GetRefusal() == nil {
+		return errors.New("it neither grants nor refuses")
+	}
+	for _, policy := range []*pb.PolicyRef{d.GetPolicy(), d.GetReview().GetPolicy()} {
+		if policy != nil && !w.loaded[policyName(policy)] {
+			return fmt.Errorf("it names the policy %x, which was not in force before", policy.GetDigest())
+		}
+	}
+	w.refused++
+	return nil
+}
+
+// policyName tells policies apart.
+func policyName(p *pb.PolicyRef) string {
+	return fmt.Sprintf("%x %q %t", p.GetDigest(), p.GetRevision(), p.GetDirty())
 }
 
 // grant notes who signs the certificate of the newest record.
