@@ -21,7 +21,8 @@ import (
 const followers = 50
 
 // heavyReaders lets many follow the log, and some export and back it up again and again, while clients ask: certificates are issued all
-// the while, every follower sees every record once and in order, and each backup is whole.
+// the while, every follower sees every record once and in order, and each backup is whole. Readers give way to clients, so that on a
+// fast machine an export may take until these have what they want.
 func heavyReaders(t *testing.T, a *authority, random *rand.Rand) {
 	p := a.start(t)
 	l := a.load(t, p)
@@ -51,6 +52,7 @@ func heavyReaders(t *testing.T, a *authority, random *rand.Rand) {
 	for range 3 + random.IntN(5) {
 		a.busy(t, p, a.seen.counts())
 	}
+	l.stop()
 	timeout := time.After(patience)
 	for range followers + 2 {
 		select {
@@ -60,7 +62,6 @@ func heavyReaders(t *testing.T, a *authority, random *rand.Rand) {
 		}
 	}
 	end()
-	l.stop()
 	p.stop(t)
 	for i := range backups {
 		file := filepath.Join(dir, fmt.Sprint(i))
