@@ -172,6 +172,8 @@ func (w *walk) step(place uint64, p parsed) error {
 		return fmt.Errorf("its time %s is before that of the record before, %s", r.GetTime().AsTime(), w.time)
 	case r.GetEpoch() < w.epoch || r.GetEpoch() > w.epoch && r.GetRestored() == nil:
 		return fmt.Errorf("its epoch %d comes after %d, and only a restore begins an epoch", r.GetEpoch(), w.epoch)
+	case r.GetEpoch() >= 1<<(64-serialBits) || place >= 1<<serialBits-1:
+		return fmt.Errorf("no serial follows from record %d in epoch %d", place, r.GetEpoch())
 	case (place == 0) != (r.GetGenesis() != nil):
 		return fmt.Errorf("it is about %s: a log begins with its genesis, and has only one", eventName(r))
 	}
