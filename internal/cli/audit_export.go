@@ -62,7 +62,7 @@ of the log are of, and of the identity snapshot.`,
 }
 
 func (a *app) auditExport(ctx context.Context, o *exportOptions, q *pb.ListRecordsRequest) (err error) {
-	out, from := a.out, o.from
+	out, from := io.Writer(a.out), o.from
 	if o.out != "" {
 		file, next, err := openExport(o.out, o.resume)
 		if err != nil {

@@ -14,7 +14,8 @@ import (
 
 // app is one run of the tool.
 type app struct {
-	out, err io.Writer
+	out *result
+	err io.Writer
 	// flags that every command has
 	server, configFile, output string
 	// noPrompt forbids to ask the user anything.
@@ -25,13 +26,17 @@ type app struct {
 
 // Run does what args say and returns the exit code.
 func Run(ctx context.Context, args []string) int {
-	a := &app{out: os.Stdout, err: os.Stderr}
+	a := &app{out: &result{file: os.Stdout}, err: os.Stderr}
 	if len(args) == 3 && args[0] == "match" && a.matchHeld(ctx, args[1], args[2]) {
 		return exitOK // before anything else is set up: ssh waits
 	}
 	root := a.root()
 	root.SetArgs(args)
-	return a.report(ctx, root.ExecuteContext(ctx))
+	err := root.ExecuteContext(ctx)
+	if err == nil && a.out.failed != nil {
+		err = fmt.Errorf("write result: %w", a.out.failed)
+	}
+	return a.report(ctx, err)
 }
 
 // root is the tree of commands.
@@ -164,16 +169,27 @@ func (a *app) note(format string, args ...any) {
 	fmt.Fprintln(a.err, plain(fmt.Sprintf(format, args...)))
 }
 
+// fileOf is the file that w writes to; nil if that is none.
+func fileOf(w io.Writer) *os.File {
+	switch w := w.(type) {
+	case *os.File:
+		return w
+	case *result:
+		return w.file
+	}
+	return nil
+}
+
 // isTerminal tells whether w is a terminal.
 func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
+	f := fileOf(w)
+	return f != nil && term.IsTerminal(int(f.Fd()))
 }
 
 // terminalWidth is how many columns the terminal w has; 0 if it does not say.
 func terminalWidth(w io.Writer) int {
-	f, ok := w.(*os.File)
-	if !ok {
+	f := fileOf(w)
+	if f == nil {
 		return 0
 	}
 	width, _, err := term.GetSize(int(f.Fd()))

@@ -4,10 +4,25 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"os"
 	"time"
 
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 )
+
+// result is where the result of a run goes. It remembers the first error, so that no command ends well whose result was lost.
+type result struct {
+	file   *os.File
+	failed error
+}
+
+func (r *result) Write(p []byte) (int, error) {
+	n, err := r.file.Write(p)
+	if r.failed == nil {
+		r.failed = err
+	}
+	return n, err
+}
 
 // printJSON writes a result for machines: field names are stable, times are RFC 3339 in UTC, serials and indexes are strings.
 func (a *app) printJSON(v any) error {

@@ -12,7 +12,6 @@ import (
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/policy"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
 
 // described is a request as flags describe it.
@@ -217,10 +216,8 @@ func (a *app) compilePolicy(dir string) (*policy.Policy, error) {
 // width is how long lines for people may be.
 func (a *app) width() int {
 	const usual = 100
-	if f, ok := a.out.(*os.File); ok {
-		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 0 {
-			return width
-		}
+	if width := terminalWidth(a.out); width > 0 {
+		return width
 	}
 	return usual
 }
