@@ -81,7 +81,7 @@ func (r *Request) check() error {
 		return Errorf(Invalid, "%q is not the name of a rule", printable(r.Rule))
 	case !utf8.ValidString(r.Reason) || utf8.RuneCountInString(r.Reason) > maxReason:
 		return Errorf(Invalid, "a reason is UTF-8 text of at most %d characters", maxReason)
-	case strings.ContainsFunc(r.Reason, unprintable):
+	case !OneLine(r.Reason):
 		return Errorf(Invalid, "a reason is one line without control characters")
 	case r.Nonce == [16]byte{}:
 		return Errorf(Invalid, "the request has no nonce: send 16 random bytes")
@@ -89,9 +89,12 @@ func (r *Request) check() error {
 	return nil
 }
 
-// unprintable finds what could rearrange or forge a line where a reason is shown.
-func unprintable(r rune) bool {
-	return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || unicode.In(r, unicode.Zl, unicode.Zp)
+// OneLine says whether s is UTF-8 text without anything that could rearrange or forge a line where it is shown. What people write for
+// the log must be: it stays there.
+func OneLine(s string) bool {
+	return utf8.ValidString(s) && !strings.ContainsFunc(s, func(r rune) bool {
+		return unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) || unicode.In(r, unicode.Zl, unicode.Zp)
+	})
 }
 
 // printable makes caller text safe to repeat in a message.

@@ -42,6 +42,9 @@ second log. If it does not come to its end, run it again.`,
 			if err != nil {
 				return &usageError{err}
 			}
+			if err := checkReason(reason); err != nil {
+				return err
+			}
 			return archiveLog(c, bolt.Archiving{Before: at, File: args[0], Reason: reason, By: account()}, cmd.OutOrStdout())
 		},
 	}

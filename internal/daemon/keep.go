@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"strings"
 
+	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/spf13/cobra"
@@ -52,6 +54,9 @@ is known of the log. Those who knew more of it are told, in words that the log k
 			if r.From == "" {
 				return &usageError{errors.New("--from is required: which backup?")}
 			}
+			if err := checkReason(r.Reason); err != nil {
+				return err
+			}
 			for _, name := range checkpoints {
 				signed, err := os.ReadFile(name)
 				if err != nil {
@@ -70,6 +75,14 @@ is known of the log. Those who knew more of it are told, in words that the log k
 	f.BoolVar(&r.AcceptLoss, "accept-loss", false, "restore although records are missing, or may be")
 	f.StringVar(&r.Reason, "reason", "", "why, for the record")
 	return cmd
+}
+
+// checkReason holds a reason that goes into the log to what the daemon asks of those that others give.
+func checkReason(reason string) error {
+	if !ca.OneLine(strings.TrimSpace(reason)) {
+		return &usageError{errors.New("--reason: write one line without control characters")}
+	}
+	return nil
 }
 
 func restoreLog(dir string, r bolt.Restoring, out io.Writer) error {

@@ -48,6 +48,8 @@ func TestKeep(t *testing.T) {
 		{[]string{"archive", "--dir", dir, "--before", "0d", filepath.Join(elsewhere, "old.db")}, 1, "is less than a day before"},
 		{[]string{"archive", "--dir", dir, "--before", "30d", filepath.Join(elsewhere, "old.db")}, 1, "nothing to archive"},
 		{[]string{"archive", "--dir", elsewhere, "--before", "30d", filepath.Join(elsewhere, "old.db")}, 1, "hallpassd init"},
+		{[]string{"restore", "--dir", dir, "--from", backup, "--accept-loss", "--reason", "\x1b[2Jfine"}, 2, "one line"},
+		{[]string{"archive", "--dir", dir, "--before", "30d", "--reason", "\u202egnp.exe", filepath.Join(elsewhere, "old.db")}, 2, "one line"},
 		{[]string{"check", "--dir", dir}, 0, "fine"},
 	} {
 		var stdout, stderr bytes.Buffer

@@ -329,6 +329,9 @@ func TestAnAdminAcceptsARewrittenBranch(t *testing.T) {
 	if _, err := f.Client().AcceptPolicy(t.Context(), f.Login("mallory").SignIn, rewritten, "x"); ca.KindOf(err) != ca.Denied {
 		t.Errorf("somebody who is no admin: %v", err)
 	}
+	if _, err := f.Client().AcceptPolicy(t.Context(), f.alice, rewritten, "fine\x1b[2J"); ca.KindOf(err) != ca.Invalid || !strings.Contains(err.Error(), "one line") {
+		t.Errorf("a reason with a terminal escape: %v", err)
+	}
 	if rule, revision := f.rule(t); rule != "second" || revision != second {
 		t.Errorf("before it is accepted, %s of %s decides", rule, revision)
 	}

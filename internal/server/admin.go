@@ -83,6 +83,8 @@ func (s adminService) EraseIdentity(ctx context.Context, in *pb.EraseIdentityReq
 		return nil, ca.Errorf(ca.Invalid, "reason: say who asked for it, it stays in the log")
 	case len(reason) > maxReason:
 		return nil, ca.Errorf(ca.Invalid, "reason: %d bytes are more than %d", len(reason), maxReason)
+	case !ca.OneLine(reason):
+		return nil, ca.Errorf(ca.Invalid, "reason: write one line without control characters")
 	case in.GetIssuer() == caller.Identity.Issuer && in.GetSubject() == caller.Identity.Subject:
 		return nil, ca.Errorf(ca.Invalid, "the record of it would cite your own identity: another admin must erase yours")
 	}

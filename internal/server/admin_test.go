@@ -99,6 +99,7 @@ func TestEraseIdentity(t *testing.T) {
 		{"by the person alone", alice, &pb.EraseIdentityRequest{Issuer: who.GetIssuer(), Subject: who.GetSubject(), Reason: "x"}, ca.Denied, "role admin"},
 		{"without a reason", carol, &pb.EraseIdentityRequest{Issuer: who.GetIssuer(), Subject: who.GetSubject(), Reason: " \n"}, ca.Invalid, "reason"},
 		{"with a reason that is too long", carol, &pb.EraseIdentityRequest{Issuer: who.GetIssuer(), Subject: who.GetSubject(), Reason: strings.Repeat("x", 2000)}, ca.Invalid, "more than"},
+		{"with a reason that is shown backwards", carol, &pb.EraseIdentityRequest{Issuer: who.GetIssuer(), Subject: who.GetSubject(), Reason: "\u202egnp.exe"}, ca.Invalid, "one line"},
 		{"without an issuer", carol, &pb.EraseIdentityRequest{Subject: who.GetSubject(), Reason: "x"}, ca.Invalid, "issuer"},
 		{"of nobody", carol, &pb.EraseIdentityRequest{Issuer: who.GetIssuer(), Subject: "nobody", Reason: "x"}, ca.NotFound, "no record about"},
 		{"of the same subject of another issuer", carol, &pb.EraseIdentityRequest{Issuer: who.GetIssuer() + "/", Subject: who.GetSubject(), Reason: "x"}, ca.NotFound, "no record about"},

@@ -132,14 +132,16 @@ func (s policyService) Accept(ctx context.Context, in *pb.AcceptRequest) (*pb.Ac
 	if err != nil {
 		return nil, err
 	}
-	digits := in.GetRevision()
+	digits, reason := in.GetRevision(), strings.TrimSpace(in.GetReason())
 	switch {
 	case len(digits) != 40 && len(digits) != maxRevision || strings.Trim(digits, "0123456789abcdef") != "":
 		return nil, ca.Errorf(ca.Invalid, "revision: give the commit in full, 40 hexadecimal digits")
-	case strings.TrimSpace(in.GetReason()) == "":
+	case reason == "":
 		return nil, ca.Errorf(ca.Invalid, "reason: say why it is right to take a commit that history does not lead to")
+	case !ca.OneLine(reason):
+		return nil, ca.Errorf(ca.Invalid, "reason: write one line without control characters")
 	}
-	ref, err := s.cfg.AcceptPolicy(ctx, caller, digits, in.GetReason())
+	ref, err := s.cfg.AcceptPolicy(ctx, caller, digits, reason)
 	if err != nil {
 		return nil, err
 	}

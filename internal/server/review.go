@@ -81,6 +81,8 @@ func (s auditService) MarkReviewed(ctx context.Context, in *pb.MarkReviewedReque
 		return nil, ca.Errorf(ca.Invalid, "comment: say what you found, it stays in the log")
 	case len(comment) > audit.MaxComment:
 		return nil, ca.Errorf(ca.Invalid, "comment: %d bytes are more than %d", len(comment), audit.MaxComment)
+	case !ca.OneLine(comment):
+		return nil, ca.Errorf(ca.Invalid, "comment: write one line without control characters")
 	}
 	at, err := s.cfg.MarkReviewed(ctx, caller, peerAddr(ctx).String(), in.GetIndex(), comment)
 	if again, ok := errors.AsType[*store.ReviewedError](err); ok {

@@ -103,6 +103,8 @@ func TestReviews(t *testing.T) {
 	}{
 		{"without a comment", " \n", first, ca.Invalid, "comment"},
 		{"with a comment that is too long", strings.Repeat("x", 2001), first, ca.Invalid, "more than 2000"},
+		{"with a comment of two lines", "fine\nmallory reviewed record 1", first, ca.Invalid, "one line"},
+		{"with a comment of which a terminal makes more", "\u009b2Jfine", first, ca.Invalid, "one line"},
 		{"of one that asks for none", "fine", refused[0], ca.NotFound, "asks for no review"},
 		{"of one that does not exist", "fine", 1 << 40, ca.NotFound, "no record"},
 	} {

@@ -1841,7 +1841,7 @@ type MarkReviewedRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Index of the Decided record.
 	Index uint64 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	// What the caller has to say of it. Required.
+	// What the caller has to say of it, in one line. Required.
 	Comment       string `protobuf:"bytes,2,opt,name=comment,proto3" json:"comment,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -499,7 +499,7 @@ type AcceptRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The commit in full, which must be the newest of the branch.
 	Revision string `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Why it is right that the history does not lead here; required, for whoever reads the log.
+	// Why it is right that the history does not lead here, in one line; required, for whoever reads the log.
 	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
