@@ -123,10 +123,8 @@ func (p *pager) exportWindow(ctx context.Context, w io.Writer, o *exportOptions,
 		if o.raw {
 			line.Raw, line.Snapshot = e.GetRecord(), e.GetSnapshot()
 		}
-		encoder := json.NewEncoder(w)
-		encoder.SetEscapeHTML(false)
-		if err := encoder.Encode(line); err != nil {
-			return len(entries) - 1 - i, fmt.Errorf("write result: %w", err)
+		if err := writeJSON(w, line, "", ""); err != nil {
+			return len(entries) - 1 - i, err
 		}
 	}
 	return len(entries), nil

@@ -2,7 +2,6 @@ package cli
 
 import (
 	"encoding/csv"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -130,11 +129,8 @@ type recordArray struct {
 
 func (r *recordArray) write(record recordJSON) error {
 	var text strings.Builder
-	e := json.NewEncoder(&text)
-	e.SetEscapeHTML(false)
-	e.SetIndent("  ", "  ")
-	if err := e.Encode(record); err != nil {
-		return fmt.Errorf("write result: %w", err)
+	if err := writeJSON(&text, record, "  ", "  "); err != nil {
+		return err
 	}
 	before := "[\n  "
 	if r.begun {

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"encoding/json"
 	"errors"
 	"strconv"
 	"time"
@@ -56,9 +55,7 @@ func (a *app) reportJSON(f *failure) {
 	if bad, ok := errors.AsType[*verify.RecordError](f.err); ok {
 		out.Record = strconv.FormatUint(bad.Index, 10)
 	}
-	e := json.NewEncoder(a.err)
-	e.SetEscapeHTML(false)
-	_ = e.Encode(map[string]errorJSON{"error": out}) // there is nowhere left to say that it failed
+	_ = writeJSON(a.err, map[string]errorJSON{"error": out}, "", "") // there is nowhere left to say that it failed
 }
 
 func needsJSON(needs []ca.Need) []needJSON {

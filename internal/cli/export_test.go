@@ -5,6 +5,9 @@ import "context"
 // NoFormula is noFormula, for what no command can be brought to print.
 var NoFormula = noFormula
 
+// WriteJSON is writeJSON, for texts that no daemon lets in.
+var WriteJSON = writeJSON
+
 // PatchOf is patchOf, for files of odd forms.
 var PatchOf = patchOf
 

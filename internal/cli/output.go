@@ -1,11 +1,16 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 )
@@ -26,23 +31,48 @@ func (r *result) Write(p []byte) (int, error) {
 
 // printJSON writes a result for machines: field names are stable, times are RFC 3339 in UTC, serials and indexes are strings.
 func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
+	return writeJSON(a.out, v, "", "  ")
+}
+
+// printJSONLine writes one of many results.
+func (a *app) printJSONLine(v any) error {
+	return writeJSON(a.out, v, "", "")
+}
+
+// writeJSON writes v and a line break. What a terminal would act on is escaped: encoding/json leaves C1 controls and the marks that
+// rearrange a line as they are.
+func writeJSON(w io.Writer, v any, prefix, indent string) error {
+	var text bytes.Buffer
+	e := json.NewEncoder(&text)
 	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	if err := e.Encode(v); err != nil {
+	e.SetIndent(prefix, indent)
+	err := e.Encode(v)
+	if err == nil {
+		_, err = w.Write(escapeControls(text.Bytes()))
+	}
+	if err != nil {
 		return fmt.Errorf("write result: %w", err)
 	}
 	return nil
 }
 
-// printJSONLine writes one of many results.
-func (a *app) printJSONLine(v any) error {
-	e := json.NewEncoder(a.out)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return fmt.Errorf("write result: %w", err)
+// escapeControls returns the same JSON without what controls or formats beyond ASCII, which is in its strings alone.
+func escapeControls(text []byte) []byte {
+	acts := func(r rune) bool { return r >= 0x7f && unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp) }
+	if !bytes.ContainsFunc(text, acts) {
+		return text
 	}
-	return nil
+	var out []byte
+	for _, r := range string(text) {
+		if !acts(r) {
+			out = utf8.AppendRune(out, r)
+			continue
+		}
+		for _, unit := range utf16.AppendRune(nil, r) {
+			out = fmt.Appendf(out, `\u%04x`, unit)
+		}
+	}
+	return out
 }
 
 // clock shows a time to a person.
