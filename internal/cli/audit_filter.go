@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/client"
+	"github.com/hallpass-ssh/hallpass/policy"
 	pb "github.com/hallpass-ssh/hallpass/proto/hallpass/v1"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -27,37 +30,64 @@ type recordFilter struct {
 	request               *pb.ListRecordsRequest
 }
 
+// listFlag is a flag that may be given several times.
+type listFlag struct {
+	to          *[]string
+	name, usage string
+	words       []string // the values that there are; nil if there is no end of them
+}
+
+func (f *recordFilter) lists() []listFlag {
+	q := f.request
+	return []listFlag{
+		{&q.Persons, "person", "only records about this person: an email, or a subject", nil},
+		{&q.Logins, "login", "only requests for this login", nil},
+		{&q.Hosts, "host", "only requests for this host, or those that fit a pattern such as '*.prod.example.com'", nil},
+		{&q.Environments, "environment", "only requests for hosts of this environment", nil},
+		{
+			&q.Decisions, "decision", "only what ended so: granted, refused, or a kind of refusal: denied, needs, ...",
+			append(audit.DecisionNames(), "refused"),
+		},
+		{&q.Rules, "rule", "only decisions by this rule", nil},
+		{&q.Policies, "policy", "only decisions by this policy: the beginning of its commit or digest", nil},
+		{&q.Events, "event", "only this kind of event: decided, policy_loaded, access_refused, ...", audit.EventNames()},
+		{&q.Sources, "source", "only calls from this address or network, such as 192.0.2.0/24", nil},
+	}
+}
+
+// textFlag is a flag that is given once.
+type textFlag struct {
+	to          *string
+	name, usage string
+}
+
+func (f *recordFilter) texts() []textFlag {
+	return []textFlag{
+		{&f.request.Where, "where", "only records for which this CEL expression holds: 'record.host.endsWith(\".example.com\")'"},
+		{&f.since, "since", "only records from this time on: RFC 3339, a date (UTC), or how long ago, such as 30d or 2h"},
+		{&f.until, "until", "only records before this time"},
+		{&f.between, "between", "only records from one time on and before another: 2026-11-01..2026-11-15"},
+		{&f.issuer, "issuer", "only records about a subject of this issuer (its URL)"},
+		{&f.subject, "subject", "only records about this subject of --issuer"},
+		{&f.review, "review", "only decisions that ask for review: asked for all, open for those nobody looked at, done for the others"},
+	}
+}
+
 func (f *recordFilter) flags(cmd *cobra.Command) {
 	f.request = &pb.ListRecordsRequest{}
 	flags := cmd.Flags()
-	for _, list := range []struct {
-		to          *[]string
-		name, usage string
-	}{
-		{&f.request.Persons, "person", "only records about this person: an email, or a subject"},
-		{&f.request.Logins, "login", "only requests for this login"},
-		{&f.request.Hosts, "host", "only requests for this host, or those that fit a pattern such as '*.prod.example.com'"},
-		{&f.request.Environments, "environment", "only requests for hosts of this environment"},
-		{&f.request.Decisions, "decision", "only what ended so: granted, refused, or a kind of refusal: denied, needs, ..."},
-		{&f.request.Rules, "rule", "only decisions by this rule"},
-		{&f.request.Policies, "policy", "only decisions by this policy: the beginning of its commit or digest"},
-		{&f.request.Events, "event", "only this kind of event: decided, policy_loaded, access_refused, ..."},
-		{&f.request.Sources, "source", "only calls from this address or network, such as 192.0.2.0/24"},
-	} {
+	for _, list := range f.lists() {
 		flags.StringArrayVar(list.to, list.name, nil, list.usage+" (again for several)")
+		if list.words != nil {
+			complete(cmd, list.name, list.words...)
+		}
 	}
 	flags.StringArrayVar(&f.request.Events, "kind", nil, "the same as --event")
 	_ = flags.MarkHidden("kind")
-	flags.StringVar(&f.request.Where, "where", "", "only records for which this CEL expression holds: 'record.host.endsWith(\".example.com\")'")
-	flags.StringVar(&f.since, "since", "", "only records from this time on: RFC 3339, a date (UTC), or how long ago, such as 30d or 2h")
-	flags.StringVar(&f.until, "until", "", "only records before this time")
-	flags.StringVar(&f.between, "between", "", "only records from one time on and before another: 2026-11-01..2026-11-15")
-	flags.StringVar(&f.issuer, "issuer", "", "only records about a subject of this issuer (its URL)")
-	flags.StringVar(&f.subject, "subject", "", "only records about this subject of --issuer")
+	for _, text := range f.texts() {
+		flags.StringVar(text.to, text.name, "", text.usage)
+	}
 	flags.BoolVar(&f.mine, "mine", false, "only records about you")
-	complete(cmd, "decision", append(audit.DecisionNames(), "refused")...)
-	complete(cmd, "event", audit.EventNames()...)
-	flags.StringVar(&f.review, "review", "", "only decisions that ask for review: asked for all, open for those nobody looked at, done for the others")
 	complete(cmd, "review", "asked", "open", "done")
 }
 
@@ -70,8 +100,52 @@ func (f *recordFilter) args(cmd *cobra.Command, args []string) error {
 	return exactArgs()(cmd, args)
 }
 
+// check finds slips of the fingers before the CA is asked, which knows fields and no flags. An empty value, as of a variable that is not
+// set, is one: it must not find everything.
+func (f *recordFilter) check(cmd *cobra.Command) error {
+	for _, text := range f.texts() {
+		if *text.to == "" && cmd.Flags().Changed(text.name) {
+			return fmt.Errorf("--%s is empty", text.name)
+		}
+	}
+	for _, list := range f.lists() {
+		for i, value := range *list.to {
+			if list.words != nil {
+				value = strings.ToLower(value)
+				(*list.to)[i] = value
+			}
+			switch {
+			case value == "":
+				return fmt.Errorf("--%s is empty", list.name)
+			case list.words != nil && !slices.Contains(list.words, value):
+				return fmt.Errorf("--%s: there is no %q; there are %s", list.name, value, strings.Join(list.words, ", "))
+			}
+		}
+	}
+	for _, source := range f.request.GetSources() {
+		_, addrErr := netip.ParseAddr(source)
+		if _, err := netip.ParsePrefix(source); err != nil && addrErr != nil {
+			return fmt.Errorf("--source %q is neither an address nor a network such as 192.0.2.0/24", source)
+		}
+	}
+	if f.request.GetWhere() == "" {
+		return nil
+	}
+	filters, err := policy.NewFilters()
+	if err != nil {
+		return err
+	}
+	if _, err := filters.Compile(f.request.GetWhere()); err != nil {
+		return fmt.Errorf("--where: %w", err)
+	}
+	return nil
+}
+
 // read makes the request of what the flags say.
 func (f *recordFilter) read(cmd *cobra.Command, now time.Time) (*pb.ListRecordsRequest, error) {
+	if err := f.check(cmd); err != nil {
+		return nil, usageError(cmd, err)
+	}
 	q := f.request
 	if (f.issuer == "") != (f.subject == "") {
 		return nil, usageError(cmd, errors.New("--issuer and --subject go together: a subject means nothing without its issuer"))
@@ -85,9 +159,6 @@ func (f *recordFilter) read(cmd *cobra.Command, now time.Time) (*pb.ListRecordsR
 		if q.Review = pb.ReviewState(state); !known || state == 0 {
 			return nil, usageError(cmd, fmt.Errorf("--review is asked, open or done, not %q", f.review))
 		}
-	}
-	for i, d := range q.Decisions {
-		q.Decisions[i] = strings.ToLower(d)
 	}
 	if f.between != "" {
 		if f.since != "" || f.until != "" {
@@ -112,6 +183,9 @@ func (f *recordFilter) read(cmd *cobra.Command, now time.Time) (*pb.ListRecordsR
 			return nil, usageError(cmd, fmt.Errorf("%s %w", t.name, err))
 		}
 		*t.to = timestamppb.New(at)
+	}
+	if q.Since != nil && q.Until != nil && !q.Since.AsTime().Before(q.Until.AsTime()) {
+		return nil, usageError(cmd, fmt.Errorf("--since %s is not before --until %s", f.since, f.until))
 	}
 	return q, nil
 }
