@@ -44,8 +44,12 @@ type backupJSON struct {
 }
 
 func (a *app) backup(ctx context.Context, file string, force bool) error {
-	if _, err := os.Lstat(file); err == nil && !force {
+	switch info, err := os.Lstat(file); {
+	case err != nil: // it is not there, or the temporary file beside it cannot be made either
+	case !force:
 		return existsError(file)
+	case !info.Mode().IsRegular(): // the backup would take the place of a device, and not go to it
+		return &failure{exit: exitFailed, err: fmt.Errorf("%s is not a regular file: --force replaces no other", file), hint: "give another name"}
 	}
 	conn, who, err := a.dial(ctx)
 	if err != nil {
