@@ -40,8 +40,8 @@ it begin at the current folder.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if days < 0 || days > maxDays {
-				return usageError(cmd, fmt.Errorf("--days %d: want a number from 0 to %d", days, maxDays))
+			if days < 1 || days > maxDays { // in no time, nobody used anything
+				return usageError(cmd, fmt.Errorf("--days %d: want a number from 1 to %d", days, maxDays))
 			}
 			if patch && a.json() {
 				return usageError(cmd, errors.New("--patch is text: leave -o json out"))
