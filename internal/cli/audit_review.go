@@ -275,7 +275,7 @@ func showReview(w io.Writer, answer *pb.GetRecordResponse, mark *recordJSON, now
 		s.fact("asked by", rule.String())
 	}
 	due := review.ReviewDue.Format(time.RFC3339)
-	if mark == nil && review.Overdue {
+	if mark == nil && review.Overdue && !answer.GetOwn() { // somebody may have looked at it
 		due += ", overdue"
 	}
 	s.fact("until", due)

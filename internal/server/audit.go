@@ -61,7 +61,7 @@ func (s auditService) GetRecord(ctx context.Context, in *pb.GetRecordRequest) (*
 	if err != nil {
 		return nil, err
 	}
-	out := &pb.GetRecordResponse{Entry: entry}
+	out := &pb.GetRecordResponse{Entry: entry, Own: !reader.role}
 	if reader.role {
 		out.Reviewed, err = s.reviewOf(ctx, in.GetIndex())
 	}

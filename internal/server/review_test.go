@@ -158,11 +158,11 @@ func TestReviews(t *testing.T) {
 	if _, err := c.ListRecords(t.Context(), carol, &pb.ListRecordsRequest{Review: 9}); ca.KindOf(err) != ca.Invalid {
 		t.Errorf("a state that there is not: error %v", err)
 	}
-	if answer, err := c.GetRecordAndReview(t.Context(), carol, first); err != nil || indexes(t, []*pb.Entry{answer.GetReviewed()})[0] != at {
+	if answer, err := c.GetRecordAndReview(t.Context(), carol, first); err != nil || answer.GetOwn() || indexes(t, []*pb.Entry{answer.GetReviewed()})[0] != at {
 		t.Errorf("record %d is shown with %v, error %v", first, answer, err)
 	}
-	if answer, err := c.GetRecordAndReview(t.Context(), alice, first); err != nil || answer.GetReviewed() != nil {
-		t.Errorf("alice is shown who looked at her record: %v, error %v", answer, err)
+	if answer, err := c.GetRecordAndReview(t.Context(), alice, first); err != nil || answer.GetReviewed() != nil || !answer.GetOwn() {
+		t.Errorf("alice is shown who looked at her record, or not told that she is not: %v, error %v", answer, err)
 	}
 	where, err := c.ListRecords(t.Context(), carol, &pb.ListRecordsRequest{Where: `"burst" in record.reviews`})
 	if err != nil || !slices.Equal(indexes(t, where.GetEntries()), refused[1:]) {

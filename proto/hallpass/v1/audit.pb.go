@@ -386,7 +386,9 @@ type GetRecordResponse struct {
 	// The record.
 	Entry *Entry `protobuf:"bytes,1,opt,name=entry,proto3" json:"entry,omitempty"`
 	// The Reviewed record of whoever looked at it, if somebody did. Only for callers with the role.
-	Reviewed      *Entry `protobuf:"bytes,2,opt,name=reviewed,proto3" json:"reviewed,omitempty"`
+	Reviewed *Entry `protobuf:"bytes,2,opt,name=reviewed,proto3" json:"reviewed,omitempty"`
+	// The record is shown only because it is about the caller: nothing is said of who looked at it.
+	Own           bool `protobuf:"varint,3,opt,name=own,proto3" json:"own,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -433,6 +435,13 @@ func (x *GetRecordResponse) GetReviewed() *Entry {
 		return x.Reviewed
 	}
 	return nil
+}
+
+func (x *GetRecordResponse) GetOwn() bool {
+	if x != nil {
+		return x.Own
+	}
+	return false
 }
 
 // ListRecordsRequest asks for a page.
@@ -1963,10 +1972,11 @@ const file_hallpass_v1_audit_proto_rawDesc = "" +
 	"\bsnapshot\x18\x02 \x01(\fR\bsnapshot\x12\x14\n" +
 	"\x05lists\x18\x03 \x01(\fR\x05lists\"(\n" +
 	"\x10GetRecordRequest\x12\x14\n" +
-	"\x05index\x18\x01 \x01(\x04R\x05index\"m\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\"\x7f\n" +
 	"\x11GetRecordResponse\x12(\n" +
 	"\x05entry\x18\x01 \x01(\v2\x12.hallpass.v1.EntryR\x05entry\x12.\n" +
-	"\breviewed\x18\x02 \x01(\v2\x12.hallpass.v1.EntryR\breviewed\"\xe0\x04\n" +
+	"\breviewed\x18\x02 \x01(\v2\x12.hallpass.v1.EntryR\breviewed\x12\x10\n" +
+	"\x03own\x18\x03 \x01(\bR\x03own\"\xe0\x04\n" +
 	"\x12ListRecordsRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\rR\bpageSize\x12\x1d\n" +
 	"\n" +
