@@ -240,10 +240,14 @@ func (a *app) markReviewed(ctx context.Context, indexes []string, comment string
 			if a.json() && len(marks) > 0 {
 				markErr = errors.Join(markErr, a.printJSON(marks))
 			}
-			if ca.KindOf(markErr) == ca.NotFound {
-				return &failure{exit: exitFailed, err: markErr, hint: "hallpass audit review lists what asks for review"}
+			f := *a.classify(markErr)
+			switch ca.KindOf(markErr) {
+			case ca.NotFound:
+				f.hint = "hallpass audit review lists what asks for review"
+			case ca.Denied: // for want of a role, or because the record is about the user
+				f.hint = "somebody else who may review has to look at it"
 			}
-			return markErr
+			return &f
 		}
 		if marks = append(marks, markJSON{arg, strconv.FormatUint(at, 10)}); !a.json() {
 			fmt.Fprintf(a.out, "reviewed record %d, see record %d\n", index, at)
