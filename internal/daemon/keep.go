@@ -165,10 +165,11 @@ func backupCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := backupLog(cmd, path, cfg, args[0]); err != nil {
+			err = backupLog(cmd, path, cfg, args[0])
+			if errors.Is(err, bolt.ErrTaken) {
 				return fmt.Errorf("%w. While the daemon runs, an admin takes one with `hallpass backup`", err)
 			}
-			return nil
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&dir, "dir", defaultDir, "`folder` made by hallpassd init")

@@ -59,7 +59,7 @@ func MoveToArchive(path string, cfg Config, a Archiving) (*Archive, error) {
 	}
 	out, err := archive(realPath(path), cfg, a)
 	if err != nil {
-		return nil, fmt.Errorf("archive log %s to %s: %w", path, a.File, err)
+		return nil, fmt.Errorf("archive log %s to %s: %w", path, a.File, stopFirst(err))
 	}
 	return out, nil
 }

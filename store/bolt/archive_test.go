@@ -515,7 +515,7 @@ func TestArchiveRefuses(t *testing.T) {
 		t.Error("a file was changed")
 	}
 	s := open(t, l.path, l.cfg)
-	if _, err := bolt.MoveToArchive(l.path, l.cfg, l.archiving(10, filepath.Join(dir, "y.db"))); err == nil || !strings.Contains(err.Error(), "another daemon has it open") {
+	if _, err := bolt.MoveToArchive(l.path, l.cfg, l.archiving(10, filepath.Join(dir, "y.db"))); err == nil || !strings.Contains(err.Error(), "another daemon has it open: stop it first") {
 		t.Errorf("of a running daemon: %v", err)
 	}
 	mustClose(t, s)

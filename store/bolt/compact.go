@@ -13,7 +13,7 @@ func Compact(path string, cfg Config) (before, after int64, err error) {
 		return 0, 0, fmt.Errorf("compact log: %w", err)
 	}
 	if before, after, err = compact(realPath(path), cfg); err != nil {
-		return 0, 0, fmt.Errorf("compact log %s: %w", path, err)
+		return 0, 0, fmt.Errorf("compact log %s: %w", path, stopFirst(err))
 	}
 	return before, after, nil
 }

@@ -88,7 +88,7 @@ func restore(path string, cfg Config, r Restoring) (*Restored, error) {
 	}
 	old, err := lockFile(path, cfg)
 	if err != nil {
-		return nil, fmt.Errorf("%w: stop it first", err)
+		return nil, stopFirst(err)
 	}
 	if old != nil {
 		defer old.db.Close()

@@ -23,7 +23,7 @@ func lockFile(path string, cfg Config) (*Store, error) {
 	s, err := open(path, cfg, func(name string, flag int, mode os.FileMode) (*os.File, error) {
 		return os.OpenFile(name, flag&^os.O_CREATE, mode)
 	})
-	if errors.Is(err, errTaken) {
+	if errors.Is(err, ErrTaken) {
 		return nil, err
 	}
 	if err != nil {
@@ -32,12 +32,20 @@ func lockFile(path string, cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// errTaken says that another process has the file open.
-var errTaken = errors.New("another daemon has it open")
+// ErrTaken says that another process has the log open.
+var ErrTaken = errors.New("another daemon has it open")
+
+// stopFirst adds to ErrTaken what to do about it, for those who work on a log while no daemon runs.
+func stopFirst(err error) error {
+	if errors.Is(err, ErrTaken) {
+		return fmt.Errorf("%w: stop it first", err)
+	}
+	return err
+}
 
 func taken(err error) error {
 	if errors.Is(err, bbolterrors.ErrTimeout) {
-		return errTaken
+		return ErrTaken
 	}
 	return err
 }
