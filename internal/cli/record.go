@@ -19,7 +19,9 @@ const recordVersion = 1
 
 // recordJSON is the form of a record in results.
 type recordJSON struct {
-	Index string    `json:"index"`
+	Index string `json:"index"`
+	// Epoch and Index together are those of no other record, also if the log is restored from a backup.
+	Epoch uint32    `json:"epoch"`
 	Time  time.Time `json:"time"`
 	// Event is the name of what happened, as in the protocol: "decided", "policy_loaded".
 	Event string `json:"event"`
@@ -54,7 +56,7 @@ func newRecordJSON(entry *pb.Entry) (recordJSON, error) {
 	if record.GetVersion() > recordVersion {
 		return recordJSON{}, fmt.Errorf("record %d has the format %d: this hallpass is too old to read it", record.GetIndex(), record.GetVersion())
 	}
-	out := recordJSON{Index: strconv.FormatUint(record.GetIndex(), 10), Time: record.GetTime().AsTime(), Event: "unknown"}
+	out := recordJSON{Index: strconv.FormatUint(record.GetIndex(), 10), Epoch: record.GetEpoch(), Time: record.GetTime().AsTime(), Event: "unknown"}
 	m := record.ProtoReflect()
 	field := m.WhichOneof(m.Descriptor().Oneofs().ByName("event"))
 	if field != nil {
