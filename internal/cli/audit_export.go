@@ -38,8 +38,9 @@ func (a *app) auditExportCommand() *cobra.Command {
 		Short: "Write records as JSON lines, oldest first",
 		Long: `Write the records that there are now, or those that fit the flags of hallpass audit list, as JSON: one object a line, the oldest
 first, the same as hallpass audit show -o json. With --out into a file, which must be new; --resume goes on in a file that an
-earlier export began, at the record after the last whole line. --raw adds the exact bytes of each record, which are what the hashes
-of the log are of, and of the identity snapshot.`,
+earlier export began, at the record after the last whole line. If the log was restored from a backup which has that record no more,
+it refuses: then export to a new file. --raw adds the exact bytes of each record, which are what the hashes of the log are of, and of
+the identity snapshot.`,
 		Example: "  hallpass audit export --out records.jsonl\n  hallpass audit export --out records.jsonl --resume\n  hallpass audit export --from 5000 --environment prod",
 		Args:    o.filter.args,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -63,19 +64,23 @@ of the log are of, and of the identity snapshot.`,
 
 func (a *app) auditExport(ctx context.Context, o *exportOptions, q *pb.ListRecordsRequest) (err error) {
 	out, from := io.Writer(a.out), o.from
+	var before reading
 	if o.out != "" {
-		file, next, err := openExport(o.out, o.resume)
+		file, read, err := openExport(o.out, o.resume)
 		if err != nil {
 			return err
 		}
 		defer func() { err = errors.Join(err, file.Close()) }()
-		out, from = file, max(from, next)
+		out, before, from = file, read, max(from, read.next)
 	}
 	p, err := a.openPager(ctx)
 	if err != nil {
 		return err
 	}
 	defer p.close()
+	if err := p.checkExport(ctx, o.out, before); err != nil {
+		return err
+	}
 	newest, err := p.list(ctx, &pb.ListRecordsRequest{PageSize: 1, Scope: q.GetScope()})
 	if err != nil || len(newest.GetEntries()) == 0 {
 		return err
@@ -98,6 +103,25 @@ func (a *app) auditExport(ctx context.Context, o *exportOptions, q *pb.ListRecor
 		a.note("%s written to %s", plural(written, "record"), o.out)
 	}
 	return nil
+}
+
+// checkExport refuses to go on in a file of which the log lost records: nobody could tell them from those that are in their place.
+func (p *pager) checkExport(ctx context.Context, name string, before reading) error {
+	if before.next == 0 {
+		return nil
+	}
+	var parted *parting
+	err := p.again(ctx, func() (err error) {
+		parted, err = before.parted(ctx, p.conn, p.who)
+		return err
+	})
+	if parted == nil || err != nil {
+		return err
+	}
+	return &failure{exit: exitFailed,
+		err: fmt.Errorf("go on in %s: the CA restored its log from a backup on %s, and the log lost records that the file has: record %d of epoch %d, the last one, is not in it any more",
+			name, parted.restore.Time.Format(time.RFC3339), before.next-1, before.last()),
+		hint: "export to a new file, and keep this one, which has what the log lost: hallpass audit export --out FILE"}
 }
 
 // exportWindow writes the records from one index on and before another.
@@ -146,20 +170,20 @@ func indexOf(e *pb.Entry) (uint64, error) {
 	return r.GetIndex(), nil
 }
 
-// openExport makes a file, or opens one to go on in it, without a line that is not whole. It returns the index to go on at.
-func openExport(name string, resume bool) (*os.File, uint64, error) {
+// openExport makes a file, or opens one to go on in it, without a line that is not whole. It returns how far the log was read into it.
+func openExport(name string, resume bool) (*os.File, reading, error) {
 	if !resume {
 		file, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 		if errors.Is(err, fs.ErrExist) {
-			return nil, 0, &failure{exit: exitFailed, err: fmt.Errorf("%s exists", name), hint: "hallpass audit export --resume --out " + name}
+			return nil, reading{}, &failure{exit: exitFailed, err: fmt.Errorf("%s exists", name), hint: "hallpass audit export --resume --out " + name}
 		}
-		return file, 0, err
+		return file, reading{}, err
 	}
 	file, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, 0, err
+		return nil, reading{}, err
 	}
-	end, next, err := endOfExport(file)
+	end, read, err := endOfExport(file)
 	if err == nil {
 		err = file.Truncate(end)
 	}
@@ -167,26 +191,26 @@ func openExport(name string, resume bool) (*os.File, uint64, error) {
 		_, err = file.Seek(end, io.SeekStart)
 	}
 	if err != nil {
-		return nil, 0, errors.Join(fmt.Errorf("go on in %s: %w", name, err), file.Close())
+		return nil, reading{}, errors.Join(fmt.Errorf("go on in %s: %w", name, err), file.Close())
 	}
-	return file, next, nil
+	return file, read, nil
 }
 
-// endOfExport returns where the last whole line ends, and the index after that of its record.
-func endOfExport(file *os.File) (end int64, next uint64, err error) {
+// endOfExport returns where the last whole line ends, and how far the log was read by then.
+func endOfExport(file *os.File) (end int64, read reading, err error) {
 	last, end, err := lastLine(file)
 	if err != nil || last == nil {
-		return end, 0, err
+		return end, reading{}, err
 	}
 	var record recordJSON
 	if err := json.Unmarshal(last, &record); err != nil {
-		return 0, 0, fmt.Errorf("its last line is no record: %w", err)
+		return 0, reading{}, fmt.Errorf("its last line is no record: %w", err)
 	}
 	index, err := strconv.ParseUint(record.Index, 10, 64)
 	if err != nil {
-		return 0, 0, fmt.Errorf("its last line is no record: %w", err)
+		return 0, reading{}, fmt.Errorf("its last line is no record: %w", err)
 	}
-	return end, index + 1, nil
+	return end, reading{}.and(index, record.Epoch), nil
 }
 
 // lastLine returns the last line that ends, nil if none does, and where it ends.
