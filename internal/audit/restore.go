@@ -160,17 +160,18 @@ func parseState(s string) (c Checkpoint, err error) {
 type Gap struct {
 	// Restores are those after the known checkpoint, oldest first. None: the log is the one that was known.
 	Restores []Restore
-	// Lost is how many of the records that the known checkpoint covers are not in the log any more.
+	// Lost is how many of the records that the known checkpoint covers are not in the log any more; at least so many, if the log went
+	// on from before the epoch of that checkpoint: where that had begun, nobody tells any more.
 	Lost uint64
-	// Common is how many records from the beginning are the same in both. If it is the size of the known checkpoint, a consistency
-	// proof from there to now MUST hold; if it is less, one from Base of the restore of that size to now MUST.
-	Common uint64
+	// From is the state from which a consistency proof to now MUST hold: the known one, if nothing is lost, and else the earliest that
+	// a restore went on from.
+	From Checkpoint
 }
 
 // Between says how the log got from the state known to the state now, both of which its key signed, by the statements that the
 // daemon gives out. It is an error if they do not lead from one to the other: then the log was rolled back, or forked.
 func Between(known, now Checkpoint, statements []string, verifier string) (Gap, error) {
-	g := Gap{Common: known.Size}
+	g := Gap{From: known}
 	if now.LogID != known.LogID {
 		return g, fmt.Errorf("another log answers: %s, known is %s", now.LogID, known.LogID)
 	}
@@ -185,18 +186,23 @@ func Between(known, now Checkpoint, statements []string, verifier string) (Gap, 
 		}
 		byEpoch[r.Epoch] = r
 	}
-	for epoch := now.Epoch; epoch > known.Epoch; {
+	epoch := now.Epoch
+	for epoch > known.Epoch {
 		r, ok := byEpoch[epoch]
 		if !ok {
 			return g, fmt.Errorf("the log is in epoch %d, and the log key says nothing of how that began: it was known in epoch %d", now.Epoch, known.Epoch)
 		}
 		g.Restores = append([]Restore{r}, g.Restores...)
-		g.Common = min(g.Common, r.Base.Size)
+		if r.Base.Size < g.From.Size {
+			g.From = r.Base
+		}
 		epoch = r.Base.Epoch
 	}
-	g.Lost = known.Size - g.Common
-	if now.Size < g.Common {
-		return g, fmt.Errorf("the log was rolled back: it has %d records, and %d were known", now.Size, g.Common)
+	if g.Lost = known.Size - g.From.Size; epoch < known.Epoch && g.Lost == 0 {
+		g.Lost, g.From = 1, g.Restores[0].Base // at least the record by which the known epoch began
+	}
+	if now.Size < g.From.Size {
+		return g, fmt.Errorf("the log was rolled back: it has %d records, and %d were known", now.Size, g.From.Size)
 	}
 	return g, nil
 }

@@ -89,6 +89,8 @@ func TestBetween(t *testing.T) {
 		{"a restore of all that was known", at(0, 7), at(1, 12), []string{first}, 1, 0, 7, ""},
 		{"a restore that lost records", at(0, 14), at(1, 12), []string{first}, 1, 4, 10, ""},
 		{"two restores", at(0, 14), at(5, 30), []string{first, second}, 2, 4, 10, ""},
+		{"a restore from before the known epoch", at(1, 15), at(2, 30), []string{say(2, at(0, 25))}, 1, 1, 25, ""},
+		{"a restore from before the known epoch, which lost more", at(1, 15), at(2, 30), []string{say(2, at(0, 9))}, 1, 6, 9, ""},
 		{"the second of two restores", at(1, 25), at(5, 30), []string{second, first}, 1, 5, 20, ""},
 		{"a restore of which the log key says nothing", at(0, 7), at(1, 12), nil, 0, 0, 0, "says nothing"},
 		{"a restore before the last, of which it says nothing", at(0, 7), at(5, 30), []string{second}, 0, 0, 0, "says nothing"},
@@ -104,8 +106,8 @@ func TestBetween(t *testing.T) {
 				}
 				return
 			}
-			if err != nil || len(gap.Restores) != tt.restores || gap.Lost != tt.lost || gap.Common != tt.common {
-				t.Errorf("%+v, error %v; want %d restores, %d lost, %d common", gap, err, tt.restores, tt.lost, tt.common)
+			if err != nil || len(gap.Restores) != tt.restores || gap.Lost != tt.lost || gap.From.Size != tt.common {
+				t.Errorf("%+v, error %v; want %d restores, %d lost, from %d", gap, err, tt.restores, tt.lost, tt.common)
 			}
 		})
 	}

@@ -151,7 +151,7 @@ func (a *app) tellRestored(gap *audit.Gap) {
 	last := gap.Restores[len(gap.Restores)-1]
 	lost := "nothing that you had seen of it is lost"
 	if gap.Lost > 0 {
-		lost = fmt.Sprintf("the newest %d of the records that you had seen are lost, and certificates that they granted are no longer in the log", gap.Lost)
+		lost = fmt.Sprintf("at least the newest %d of the records that you had seen are lost, and certificates that they granted are no longer in the log", gap.Lost)
 	}
 	a.note("the CA restored its log from a backup on %s, as the key of the log says: %s", last.Time.Format(time.RFC3339), lost)
 }

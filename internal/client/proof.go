@@ -160,17 +160,11 @@ func (c *Client) restored(ctx context.Context, who SignIn, before, now audit.Che
 	if err != nil {
 		return nil, err
 	}
-	root := before.Root
-	for _, r := range gap.Restores {
-		if gap.Common < before.Size && r.Base.Size == gap.Common {
-			root = r.Base.Root
-		}
-	}
 	ctx, err = c.prove(ctx, who, pb.AuditService_ProveConsistency_FullMethodName)
 	if err != nil {
 		return nil, err
 	}
-	answer, err := c.audit.ProveConsistency(ctx, &pb.ProveConsistencyRequest{OldSize: gap.Common, NewSize: now.Size})
+	answer, err := c.audit.ProveConsistency(ctx, &pb.ProveConsistencyRequest{OldSize: gap.From.Size, NewSize: now.Size})
 	if err != nil {
 		return nil, c.fromStatus(err)
 	}
@@ -178,8 +172,8 @@ func (c *Client) restored(ctx context.Context, who SignIn, before, now audit.Che
 	if err != nil {
 		return nil, err
 	}
-	if err := tlog.CheckTree(proof, int64(now.Size), now.Root, int64(gap.Common), root); err != nil {
-		return nil, fmt.Errorf("the log does not go on from the %d records that it says it kept: %w", gap.Common, err)
+	if err := tlog.CheckTree(proof, int64(now.Size), now.Root, int64(gap.From.Size), gap.From.Root); err != nil {
+		return nil, fmt.Errorf("the log does not go on from the %d records that it says it kept: %w", gap.From.Size, err)
 	}
 	return &gap, nil
 }

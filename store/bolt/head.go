@@ -164,7 +164,7 @@ func (s *Store) verifyHead() error {
 // records, another error if it is not the same log. Records that were lost before, by a restore which the log tells of, are no error.
 func (s *Store) leadsFrom(tx *bbolt.Tx, known, now audit.Checkpoint) error {
 	if known.Epoch > now.Epoch || known.Epoch == now.Epoch && known.Size > now.Size {
-		missing := uint64(0)
+		missing := uint64(1) // that by which the later epoch began
 		if known.Size > now.Size {
 			missing = known.Size - now.Size
 		}

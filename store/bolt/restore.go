@@ -98,12 +98,12 @@ func restore(path string, cfg Config, r Restoring) (*Restored, error) {
 		return nil, fmt.Errorf("open the backup: %w", err)
 	}
 	defer backup.Close()
-	known, err := r.known(path, old, cfg)
+	known, certain, err := r.known(path, old, cfg)
 	if err != nil {
 		return nil, err
 	}
 	out := &Restored{}
-	if out.Restore, out.Missing, err = backup.plan(known, r.AcceptLoss, cfg); err != nil {
+	if out.Restore, out.Missing, err = backup.plan(known, certain, r.AcceptLoss, cfg); err != nil {
 		return nil, err
 	}
 	fresh := path + freshSuffix
@@ -144,29 +144,29 @@ func same(a, b string) bool {
 	return errX == nil && errY == nil && os.SameFile(x, y)
 }
 
-// known returns what is known of the log: what was given, its head, and what the old file says, if it can still be read.
-func (r Restoring) known(path string, old *Store, cfg Config) ([]audit.Checkpoint, error) {
-	var known []audit.Checkpoint
+// known returns what is known of the log: what was given, its head, and what the old file says, if it can still be read. It is certain
+// that no later epoch is known elsewhere if the head or the old file tell of the newest.
+func (r Restoring) known(path string, old *Store, cfg Config) (known []audit.Checkpoint, certain bool, err error) {
 	for _, signed := range r.Known {
 		c, err := audit.OpenCheckpoint(signed, cfg.LogKey.Verifier())
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		known = append(known, c)
 	}
 	head, ok, err := readHead(path, cfg.LogKey)
 	if err != nil {
-		return nil, fmt.Errorf("read the head: %w: if the file is damaged and not all is lost that it told of, remove it", err)
+		return nil, false, fmt.Errorf("read the head: %w: if the file is damaged and not all is lost that it told of, remove it", err)
 	}
 	if ok {
-		known = append(known, head)
+		known, certain = append(known, head), true
 	}
 	if old != nil {
 		if c, err := old.said(); err == nil { // what a damaged file still says counts if the log key signed it
-			known = append(known, c)
+			known, certain = append(known, c), true
 		}
 	}
-	return known, nil
+	return known, certain, nil
 }
 
 // said returns the checkpoint in a file that may be damaged.
@@ -180,8 +180,8 @@ func (s *Store) said() (c audit.Checkpoint, err error) {
 	return c, err
 }
 
-// plan holds a backup against what is known of the log. It returns what the log key is to say, and how many records are missing.
-func (c *Copy) plan(known []audit.Checkpoint, acceptLoss bool, cfg Config) (r audit.Restore, missing uint64, err error) {
+// plan holds a backup against what is known of the log, and that with certainty or not. It returns what the log key is to say, and how many records are missing.
+func (c *Copy) plan(known []audit.Checkpoint, certain, acceptLoss bool, cfg Config) (r audit.Restore, missing uint64, err error) {
 	err = c.s.db.View(func(tx *bbolt.Tx) error {
 		base, err := c.s.verifyOwner(tx)
 		if err != nil {
@@ -209,7 +209,7 @@ func (c *Copy) plan(known []audit.Checkpoint, acceptLoss bool, cfg Config) (r au
 		if !acceptLoss && (behind != nil || r.Known == nil) {
 			return &LossError{Behind: behind}
 		}
-		if r.Known == nil {
+		if !certain {
 			// A restore may have been lost as well. Two that know nothing of each other must not begin the same epoch.
 			r.Epoch = max(r.Epoch, uint32(now.Sub(epochZero)/unknownEpoch))
 		}
