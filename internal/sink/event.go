@@ -36,7 +36,7 @@ type schema struct {
 }
 
 type eventFields struct {
-	// ID is "<log id>/<index>", which no other event has.
+	// ID is "<log id>/<epoch>/<index>", which no other event has.
 	ID       string   `json:"id"`
 	Sequence uint64   `json:"sequence"`
 	Kind     string   `json:"kind"`
@@ -108,7 +108,7 @@ func newEvent(logID string, stored, snapshot []byte) (Event, error) {
 		Time: r.GetTime().AsTime(),
 		ECS:  schema{schemaVersion},
 		Event: eventFields{
-			ID: logID + "/" + strconv.FormatUint(r.GetIndex(), 10), Sequence: r.GetIndex(), Kind: "event",
+			ID: place{r.GetEpoch(), r.GetIndex()}.id(logID), Sequence: r.GetIndex(), Kind: "event",
 			Category: []string{"configuration"}, Type: []string{"info"}, Action: string(field.Name()), Outcome: "success", Provider: "hallpass",
 		},
 		Own: hallpassField{Log: logID, Detail: detail, Record: stored},

@@ -12,15 +12,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // defaultMaxSize is when a file is put aside, in bytes.
 const defaultMaxSize = 100 << 20
 
-// File writes JSON lines. When the file has reached MaxSize it is put aside as "<path>.<index of its last record>", and the oldest
-// of those beyond Keep are removed. An event is written to it once: what it already has is not written again, and a line that a
+// File writes JSON lines. When the file has reached MaxSize it is put aside as "<path>.<epoch>-<index>" of its last record, and the
+// oldest of those beyond Keep are removed. An event is written to it once: what it already has is not written again, and a line that a
 // crash left unfinished is taken away first.
 type File struct {
 	Path string
@@ -29,15 +28,15 @@ type File struct {
 	// Keep is how many full files are kept; zero means all.
 	Keep int
 
-	checked bool   // the end of the file was looked at
-	empty   bool   // no event was ever written
-	last    uint64 // the newest that was
+	checked bool  // the end of the file was looked at
+	empty   bool  // no event was ever written
+	last    place // of the newest that was
 }
 
 // Send implements Target.
 func (f *File) Send(_ context.Context, events []Event) error {
 	if !f.checked {
-		if err := f.recover(); err != nil {
+		if err := f.recover(events[0].Own.Log); err != nil {
 			return err
 		}
 		f.checked = true
@@ -45,7 +44,11 @@ func (f *File) Send(_ context.Context, events []Event) error {
 	var lines bytes.Buffer
 	last, empty := f.last, f.empty
 	for _, e := range events {
-		if !empty && e.Event.Sequence <= last {
+		at, ok := placeOf(e.Event.ID, e.Own.Log)
+		if !ok {
+			return fmt.Errorf("the event %q is none of the log %s", e.Event.ID, e.Own.Log)
+		}
+		if !empty && !at.after(last) {
 			continue // written before a crash
 		}
 		e.Own.Redelivered = false // the file would have it
@@ -54,7 +57,7 @@ func (f *File) Send(_ context.Context, events []Event) error {
 			return err
 		}
 		lines.Write(append(line, '\n'))
-		last, empty = e.Event.Sequence, false
+		last, empty = at, false
 	}
 	if lines.Len() == 0 {
 		return nil
@@ -89,7 +92,7 @@ func (f *File) append(lines []byte) (size int64, err error) {
 }
 
 // recover finds the newest event that was written, here or in a file put aside, and takes an unfinished line away.
-func (f *File) recover() error {
+func (f *File) recover(logID string) error {
 	f.empty = true
 	full, err := f.full()
 	if err != nil {
@@ -116,15 +119,17 @@ func (f *File) recover() error {
 	if line == nil {
 		return nil
 	}
-	var e struct {
-		Event struct {
-			Sequence *uint64 `json:"sequence"`
-		} `json:"event"`
+	var (
+		e  Event
+		ok bool
+	)
+	if err = json.Unmarshal(line, &e); err == nil {
+		f.last, ok = placeOf(e.Event.ID, logID)
 	}
-	if err := json.Unmarshal(line, &e); err != nil || e.Event.Sequence == nil {
+	if !ok {
 		return fmt.Errorf("%s ends in a line that is no event of this log: move the file away", f.Path)
 	}
-	f.last, f.empty = *e.Event.Sequence, false
+	f.empty = false
 	return nil
 }
 
@@ -145,7 +150,7 @@ func lastLine(r io.Reader) (end int64, line []byte, err error) {
 
 // rotate puts the file aside.
 func (f *File) rotate() error {
-	if err := os.Rename(f.Path, f.Path+"."+strconv.FormatUint(f.last, 10)); err != nil {
+	if err := os.Rename(f.Path, f.aside(f.last)); err != nil {
 		return fmt.Errorf("put %s aside: %w", f.Path, err)
 	}
 	full, err := f.full()
@@ -153,7 +158,7 @@ func (f *File) rotate() error {
 		return err
 	}
 	for len(full) > f.Keep && f.Keep > 0 {
-		if err := os.Remove(f.Path + "." + strconv.FormatUint(full[0], 10)); err != nil {
+		if err := os.Remove(f.aside(full[0])); err != nil {
 			return fmt.Errorf("remove the oldest file: %w", err)
 		}
 		full = full[1:]
@@ -161,20 +166,23 @@ func (f *File) rotate() error {
 	return syncDir(filepath.Dir(f.Path))
 }
 
+// aside is the name of a file that was put aside, by the last event in it.
+func (f *File) aside(last place) string { return f.Path + "." + last.text("-") }
+
 // full lists the files that were put aside by the last event of each, in order.
-func (f *File) full() ([]uint64, error) {
+func (f *File) full() ([]place, error) {
 	entries, err := os.ReadDir(filepath.Dir(f.Path))
 	if err != nil {
 		return nil, err
 	}
-	var full []uint64
+	var full []place
 	for _, entry := range entries {
-		digits, ok := strings.CutPrefix(entry.Name(), filepath.Base(f.Path)+".")
-		if index, err := strconv.ParseUint(digits, 10, 64); ok && err == nil && strconv.FormatUint(index, 10) == digits {
-			full = append(full, index)
+		rest, ok := strings.CutPrefix(entry.Name(), filepath.Base(f.Path)+".")
+		if last, plain := parsePlace(rest, "-"); ok && plain {
+			full = append(full, last)
 		}
 	}
-	slices.Sort(full)
+	slices.SortFunc(full, place.compare)
 	return full, nil
 }
 

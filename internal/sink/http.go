@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/issuerhttp"
@@ -60,10 +61,16 @@ func (w *Webhook) Send(ctx context.Context, events []Event) error {
 	mac.Write(body)
 	_, err = post(ctx, w.client, w.url, body, http.Header{
 		"Hallpass-Signature": {"t=" + at + ",v1=" + hex.EncodeToString(mac.Sum(nil))},
-		// The same delivery has the same name, so that a receiver can tell one that it has had.
-		"Hallpass-Delivery": {fmt.Sprintf("%s-%d", events[0].Event.ID, events[len(events)-1].Event.Sequence)},
+		"Hallpass-Delivery":  {deliveryName(events)},
 	})
 	return err
+}
+
+// deliveryName is "<log id>/<epoch>/<index>-<epoch>/<index>", of the first event and the last. The same delivery has the same name, so
+// that a receiver can tell one that it has had.
+func deliveryName(events []Event) string {
+	last := events[len(events)-1]
+	return events[0].Event.ID + "-" + strings.TrimPrefix(last.Event.ID, last.Own.Log+"/")
 }
 
 // Close implements Target.

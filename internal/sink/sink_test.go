@@ -323,7 +323,7 @@ func TestFullFilesArePutAside(t *testing.T) {
 		t.Fatal(err)
 	}
 	size := w.size()
-	want := []string{fmt.Sprintf("%s.%d", path, size/100*100-1), fmt.Sprintf("%s.%d", path, size-1)} // batches of 100, and the rest
+	want := []string{fmt.Sprintf("%s.0-%d", path, size/100*100-1), fmt.Sprintf("%s.0-%d", path, size-1)} // batches of 100, and the rest
 	if diff := cmp.Diff(want, names); diff != "" {
 		t.Errorf("files (-want +got):\n%s", diff)
 	}

@@ -87,7 +87,7 @@ func TestWebhookIsSigned(t *testing.T) {
 		if got, want := r.header[i].Get("Hallpass-Signature"), fmt.Sprintf("t=%d,v1=%s", at.Unix(), hex.EncodeToString(mac.Sum(nil))); got != want {
 			t.Errorf("delivery %d is signed %q, want %q", i, got, want)
 		}
-		if got, want := r.header[i].Get("Hallpass-Delivery"), fmt.Sprintf("%s/0-%d", w.id, w.size()-1); got != want {
+		if got, want := r.header[i].Get("Hallpass-Delivery"), fmt.Sprintf("%s/0/0-0/%d", w.id, w.size()-1); got != want {
 			t.Errorf("delivery %d is named %q, want %q", i, got, want)
 		}
 		var events []sink.Event
@@ -144,7 +144,7 @@ func TestOTLP(t *testing.T) {
 		attributes[a.Key] = a.Value.StringValue
 	}
 	want := map[string]string{
-		"event.id": fmt.Sprintf("%s/%d", w.id, w.size()-1), "event.action": "certificate_granted", "event.outcome": "success",
+		"event.id": fmt.Sprintf("%s/0/%d", w.id, w.size()-1), "event.action": "certificate_granted", "event.outcome": "success",
 		"hallpass.environment": "prod", "hallpass.serial": fmt.Sprint(w.size()), "user.id": "alice",
 		"user.target.name": "deploy", "destination.domain": "db1.prod.example.com", "rule.name": "sre-on-prod",
 	}
