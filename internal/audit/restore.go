@@ -97,6 +97,19 @@ func OpenRestore(signed []byte, verifier string) (Restore, error) {
 	return r, nil
 }
 
+// ReadRestore returns what a signed statement says, whoever signed it: for a daemon that reads those of its own log.
+func ReadRestore(signed []byte) (Restore, error) {
+	text, _, ok := strings.Cut(string(signed), "\n\n")
+	if !ok {
+		return Restore{}, errors.New("read statement of a restore: it is no signed note")
+	}
+	r, err := parseRestore(text + "\n")
+	if err != nil {
+		return Restore{}, fmt.Errorf("read statement of a restore: %w", err)
+	}
+	return r, nil
+}
+
 func parseRestore(text string) (Restore, error) {
 	var r Restore
 	lines := strings.Split(text, "\n")

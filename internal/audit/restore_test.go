@@ -29,6 +29,9 @@ func TestRestoreStatement(t *testing.T) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}
+		if got, err := audit.ReadRestore(signed); err != nil || cmp.Diff(want, got) != "" {
+			t.Errorf("%s: read as %+v, error %v", name, got, err)
+		}
 		if _, err := audit.OpenRestore(signed, other.Verifier()); err == nil {
 			t.Errorf("%s: the key of another log opens it", name)
 		}

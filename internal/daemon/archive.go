@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/sink"
+	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/spf13/cobra"
 )
@@ -78,7 +80,7 @@ func archiveLog(c *Config, a bolt.Archiving, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	a.Allow = func(before uint64) error { return c.allSent(cfg.LogKey.ID(), before) }
+	a.Allow = func(log store.Reader, before uint64) error { return c.allSent(log, cfg.LogKey.ID(), before) }
 	done, err := bolt.MoveToArchive(path, cfg, a)
 	if err != nil {
 		return err
@@ -89,14 +91,14 @@ func archiveLog(c *Config, a bolt.Archiving, out io.Writer) error {
 	return err
 }
 
-// allSent says whether all sinks have the records before an index.
-func (c *Config) allSent(logID string, before uint64) error {
+// allSent says whether all sinks have the records of a log before an index.
+func (c *Config) allSent(log store.Reader, logID string, before uint64) error {
 	for _, s := range c.Sinks {
-		opened, err := sink.Open(sink.Config{Name: s.Name, LogID: logID, Dir: c.path(sinksDir)})
+		next, err := sink.Next(context.Background(), log, logID, c.path(sinksDir), s.Name)
 		if err != nil {
 			return err
 		}
-		if next := opened.Status().Next; next < before {
+		if next < before {
 			return fmt.Errorf("the sink %s has no more than the records before %d, and those before %d would leave: run the daemon until it has them, or take the sink out of %s",
 				s.Name, next, before, ConfigName)
 		}

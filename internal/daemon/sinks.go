@@ -89,7 +89,7 @@ func (d *daemon) startSinks(ctx context.Context, p *parts) (stop func() error, e
 		}
 	}
 	for _, c := range d.cfg.Sinks {
-		s, err := sink.Open(sink.Config{
+		s, err := sink.Open(ctx, sink.Config{
 			Name: c.Name, Target: p.targets[c.Name], Store: d.store, LogID: p.logKey.ID(), Dir: dir, Logger: d.logger,
 		})
 		if err != nil {

@@ -26,7 +26,7 @@ func TestArchivedRecordsAreNotSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t, log, storetest.NewFixture(t, log, clock.Now), key.ID(), t.TempDir(), &said{}}
+	w := &world{t, log, storetest.NewFixture(t, log, clock.Now), key.ID(), t.TempDir(), &said{}, path, cfg, clock}
 	w.grant(300)
 	clock.Move(72 * time.Hour)
 	w.grant(1)

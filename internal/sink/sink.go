@@ -82,13 +82,27 @@ type Status struct {
 }
 
 // Open finds where a sink stopped.
-func Open(cfg Config) (*Sink, error) {
-	c, err := openCursor(filepath.Join(cfg.Dir, cfg.Name+".cursor"), cfg.LogID)
+func Open(ctx context.Context, cfg Config) (*Sink, error) {
+	c, err := openCursor(ctx, cfg.Store, cfg.LogID, cursorPath(cfg.Dir, cfg.Name))
 	if err != nil {
 		return nil, fmt.Errorf("sink %s: %w", cfg.Name, err)
 	}
+	if c.back {
+		cfg.Logger.Warn("the log was restored and has other records than the sink was sent: the sink goes on at the first of those", "sink", cfg.Name, "next", c.Next)
+	}
 	return &Sink{cfg: cfg, cursor: c, status: Status{Name: cfg.Name, Next: c.Next}}, nil
 }
+
+// Next is the first record of a log that a sink was not sent yet, for those who only ask.
+func Next(ctx context.Context, log store.Reader, logID, dir, name string) (uint64, error) {
+	c, err := openCursor(ctx, log, logID, cursorPath(dir, name))
+	if err != nil {
+		return 0, fmt.Errorf("sink %s: %w", name, err)
+	}
+	return c.Next, nil
+}
+
+func cursorPath(dir, name string) string { return filepath.Join(dir, name+".cursor") }
 
 // Status returns how far the sink has come.
 func (s *Sink) Status() Status {

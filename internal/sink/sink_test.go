@@ -18,7 +18,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/hallpass-ssh/hallpass/internal/audit"
 	"github.com/hallpass-ssh/hallpass/internal/sink"
-	"github.com/hallpass-ssh/hallpass/store"
 	"github.com/hallpass-ssh/hallpass/store/bolt"
 	"github.com/hallpass-ssh/hallpass/store/storetest"
 )
@@ -26,11 +25,14 @@ import (
 // world is a log and a folder for cursors.
 type world struct {
 	t     *testing.T
-	store store.Store
+	store *bolt.Store
 	log   *storetest.Fixture
 	id    string
 	dir   string
 	said  *said
+	path  string // of the log
+	cfg   bolt.Config
+	clock *storetest.Clock
 }
 
 func newWorld(t *testing.T) *world {
@@ -40,16 +42,21 @@ func newWorld(t *testing.T) *world {
 		t.Fatal(err)
 	}
 	clock := storetest.NewClock()
-	s, err := bolt.Create(filepath.Join(t.TempDir(), "log.db"), bolt.Config{LogKey: key, Now: clock.Now})
+	path, cfg := filepath.Join(t.TempDir(), "log.db"), bolt.Config{LogKey: key, Now: clock.Now, Logger: slog.New(slog.DiscardHandler)}
+	s, err := bolt.Create(path, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if err := s.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return &world{t, s, storetest.NewFixture(t, s, clock.Now), key.ID(), t.TempDir(), &said{}}
+	w := &world{t, s, storetest.NewFixture(t, s, clock.Now), key.ID(), t.TempDir(), &said{}, path, cfg, clock}
+	t.Cleanup(w.close)
+	return w
+}
+
+func (w *world) close() {
+	w.t.Helper()
+	if err := w.store.Close(); err != nil {
+		w.t.Error(err)
+	}
 }
 
 // grant records n grants.
@@ -74,7 +81,7 @@ func (w *world) size() uint64 {
 // run runs a sink until it has sent the whole log, or until done is called.
 func (w *world) run(target sink.Target) (s *sink.Sink, done func()) {
 	w.t.Helper()
-	s, err := sink.Open(sink.Config{
+	s, err := sink.Open(w.t.Context(), sink.Config{
 		Name: "test", Target: target, Store: w.store, LogID: w.id, Dir: w.dir, Logger: slog.New(slog.NewTextHandler(w.said, nil)),
 	})
 	if err != nil {
@@ -246,7 +253,7 @@ func TestTheCursorOfAnotherLogIsRefused(t *testing.T) {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := sink.Open(sink.Config{Name: "test", Target: &collector{}, Store: w.store, LogID: w.id, Dir: w.dir})
+		_, err := sink.Open(t.Context(), sink.Config{Name: "test", Target: &collector{}, Store: w.store, LogID: w.id, Dir: w.dir})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("with the cursor %s: %v, want %q", text, err, want)
 		}

@@ -29,8 +29,8 @@ type Archiving struct {
 	Before time.Time
 	// File is where they go. What is there is never replaced, but for what an earlier run left that did not end.
 	File string
-	// Allow says whether records before an index may go; nil if they may.
-	Allow func(before uint64) error
+	// Allow says whether the records of the log before an index may go; nil if they may.
+	Allow func(log store.Reader, before uint64) error
 	// Reason and By are for the record: why, and who.
 	Reason, By string
 }
@@ -131,7 +131,7 @@ func (m *move) choose() error {
 		return fmt.Errorf("record %d asks for a review, and nobody looked at it yet: `hallpass audit review %d` does that, or archive only what is older", open, open)
 	}
 	if m.Allow != nil {
-		if err := m.Allow(m.before); err != nil {
+		if err := m.Allow(m.old, m.before); err != nil {
 			return err
 		}
 	}

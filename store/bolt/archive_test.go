@@ -501,7 +501,7 @@ func TestArchiveRefuses(t *testing.T) {
 		{"over another log", func(a *bolt.Archiving) { a.File = other }, "never written over another file"},
 		{"over itself", func(a *bolt.Archiving) { a.File = l.path }, "never written over another file"},
 		{"what may not go", func(a *bolt.Archiving) {
-			a.Allow = func(before uint64) error { return fmt.Errorf("not %d", before) }
+			a.Allow = func(_ store.Reader, before uint64) error { return fmt.Errorf("not %d", before) }
 		}, "not 512"},
 		{"nobody", func(a *bolt.Archiving) { a.By = "" }, "who did it"},
 	} {
