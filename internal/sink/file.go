@@ -1,22 +1,29 @@
 package sink
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"github.com/hallpass-ssh/hallpass/internal/audit"
 )
 
-// defaultMaxSize is when a file is put aside, in bytes.
-const defaultMaxSize = 100 << 20
+const (
+	// defaultMaxSize is when a file is put aside, in bytes.
+	defaultMaxSize = 100 << 20
+	// maxLine is more than an event has, in bytes. It holds the record in base64 and as JSON, where a character may take six, a refusal
+	// again as its reason, and an identity.
+	maxLine = 32 * audit.MaxRecord
+	// eventBegins is what the line of an event begins with.
+	eventBegins = `{"@timestamp":"`
+)
 
 // File writes JSON lines. When the file has reached MaxSize it is put aside as "<path>.<epoch>-<index>" of its last record, and the
 // oldest of those beyond Keep are removed. An event is written to it once: what it already has is not written again, and a line that a
@@ -79,7 +86,7 @@ func (f *File) Send(_ context.Context, events []Event) error {
 }
 
 func (f *File) append(lines []byte) (size int64, err error) {
-	file, err := os.OpenFile(f.Path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	file, err := openRegular(f.Path, os.O_APPEND|os.O_CREATE|os.O_WRONLY)
 	if err != nil {
 		return 0, err
 	}
@@ -91,7 +98,8 @@ func (f *File) append(lines []byte) (size int64, err error) {
 	return info.Size(), syncDir(filepath.Dir(f.Path))
 }
 
-// recover finds the newest event that was written, here or in a file put aside, and takes an unfinished line away.
+// recover finds the newest event that was written, here or in a file put aside, and takes an unfinished line away. A file that holds
+// anything else than events of the log is left as it is.
 func (f *File) recover(logID string) error {
 	f.empty = true
 	full, err := f.full()
@@ -99,25 +107,37 @@ func (f *File) recover(logID string) error {
 		return err
 	}
 	if n := len(full); n > 0 {
-		f.last, f.empty = full[n-1], false
+		if _, _, err := f.look(f.aside(full[n-1]), logID); err != nil {
+			return err
+		}
 	}
-	file, err := os.OpenFile(f.Path, os.O_RDWR, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	whole, rest, err := f.look(f.Path, logID)
+	if err != nil || rest == 0 {
 		return err
 	}
-	defer file.Close()
-	end, line, err := lastLine(file)
+	if err := os.Truncate(f.Path, whole); err != nil {
+		return fmt.Errorf("take an unfinished line away: %w", err)
+	}
+	return nil
+}
+
+// look finds the last event of a file, and how many bytes it has in whole lines and after them.
+func (f *File) look(path, logID string) (whole int64, rest int, err error) {
+	file, err := openRegular(path, os.O_RDONLY)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, 0, nil
+	}
 	if err != nil {
-		return fmt.Errorf("read %s: %w", f.Path, err)
+		return 0, 0, err
 	}
-	if err := errors.Join(file.Truncate(end), file.Sync()); err != nil {
-		return fmt.Errorf("take an unfinished line from %s: %w", f.Path, err)
+	defer file.Close()
+	line, unfinished, whole, err := lastLine(file)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read %s: %w", path, err)
 	}
-	if line == nil {
-		return nil
+	begins := strings.HasPrefix(string(unfinished), eventBegins) || strings.HasPrefix(eventBegins, string(unfinished))
+	if line == nil && begins {
+		return whole, len(unfinished), nil
 	}
 	var (
 		e  Event
@@ -127,24 +147,42 @@ func (f *File) recover(logID string) error {
 		f.last, ok = placeOf(e.Event.ID, logID)
 	}
 	if !ok {
-		return fmt.Errorf("%s ends in a line that is no event of this log: move the file away", f.Path)
+		return 0, 0, fmt.Errorf("%s does not end in an event of the log %s, so it is not this sink's: move the file away, or name another", path, logID)
 	}
 	f.empty = false
-	return nil
+	return whole, len(unfinished), nil
 }
 
-// lastLine returns the last whole line of a file and the offset behind it.
-func lastLine(r io.Reader) (end int64, line []byte, err error) {
-	lines := bufio.NewReaderSize(r, 64<<10)
-	for {
-		text, err := lines.ReadBytes('\n')
-		if errors.Is(err, io.EOF) {
-			return end, line, nil
+// openRegular opens a file. To open or read anything else, such as a named pipe or a device, may never come to an end.
+func openRegular(path string, flag int) (*os.File, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file: name one", path)
+	}
+	return os.OpenFile(path, flag, 0o600)
+}
+
+// lastLine returns the last whole line of a file, nil if it has none, what follows it, and where that begins.
+func lastLine(file *os.File) (line, rest []byte, whole int64, err error) {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, nil, 0, err
+	}
+	for n := int64(64 << 10); ; n *= 4 {
+		from := max(0, info.Size()-n)
+		tail := make([]byte, info.Size()-from)
+		if _, err := file.ReadAt(tail, from); err != nil {
+			return nil, nil, 0, err
 		}
-		if err != nil {
-			return 0, nil, err
+		end := bytes.LastIndexByte(tail, '\n')
+		begin := bytes.LastIndexByte(tail[:max(0, end)], '\n')
+		switch {
+		case end >= 0 && (begin >= 0 || from == 0):
+			return tail[begin+1 : end], tail[end+1:], from + int64(end) + 1, nil
+		case from == 0:
+			return nil, tail, 0, nil
+		case n >= 2*maxLine:
+			return nil, nil, 0, fmt.Errorf("its last line has more than %d bytes, which no event has: move the file away, or name another", maxLine)
 		}
-		end, line = end+int64(len(text)), text
 	}
 }
 
