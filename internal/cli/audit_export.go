@@ -184,6 +184,9 @@ func openExport(name string, resume bool) (*os.File, reading, error) {
 		return nil, reading{}, err
 	}
 	end, read, err := endOfExport(file)
+	if err == nil && end == 0 {
+		err = beginsAsExport(file)
+	}
 	if err == nil {
 		err = file.Truncate(end)
 	}
@@ -194,6 +197,20 @@ func openExport(name string, resume bool) (*os.File, reading, error) {
 		return nil, reading{}, errors.Join(fmt.Errorf("go on in %s: %w", name, err), file.Close())
 	}
 	return file, read, nil
+}
+
+// beginsAsExport says whether what a file begins with is the begin of a record, as far as it goes: what is cut away must be our own.
+func beginsAsExport(file *os.File) error {
+	const record = `{"index":`
+	begin := make([]byte, len(record))
+	n, err := file.ReadAt(begin, 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if string(begin[:n]) != record[:n] {
+		return errors.New("it has no record in it: name another file, or move this one away")
+	}
+	return nil
 }
 
 // endOfExport returns where the last whole line ends, and how far the log was read by then.
