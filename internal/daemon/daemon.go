@@ -92,7 +92,8 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer startWitnesses(ctx, witnesses, d.store)()
+	stopWitnesses := startWitnesses(ctx, witnesses, d.store, logger)
+	defer func() { err = errors.Join(err, stopWitnesses()) }()
 	if cfg.Metrics.Listen != "" {
 		d.watch(parts, witnesses)
 		stop, err := d.metrics.serve(cfg.Metrics.Listen, health{d.alive, d.ready}, logger)

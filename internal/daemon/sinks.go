@@ -4,12 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
 	"os"
-	"sync"
 
 	"github.com/hallpass-ssh/hallpass/internal/issuerhttp"
 	"github.com/hallpass-ssh/hallpass/internal/sink"
@@ -80,7 +78,7 @@ func newSyslog(cfg *Config, s SinkConfig) (sink.Target, error) {
 	return sink.NewSyslog(u.Scheme, u.Host, config)
 }
 
-// startSinks begins to send the log to its sinks. The function it returns ends that, and waits for it.
+// startSinks begins to send the log to its sinks. The function it returns ends that.
 func (d *daemon) startSinks(ctx context.Context, p *parts) (stop func() error, err error) {
 	dir := d.cfg.path(sinksDir)
 	if len(d.cfg.Sinks) > 0 {
@@ -97,18 +95,9 @@ func (d *daemon) startSinks(ctx context.Context, p *parts) (stop func() error, e
 		}
 		d.sinks = append(d.sinks, s)
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	var running sync.WaitGroup
-	for _, s := range d.sinks {
-		running.Go(func() { s.Run(ctx) })
+	var all []beside
+	for i, s := range d.sinks {
+		all = append(all, beside{"sink", d.cfg.Sinks[i].Name, s.Run, s.Close})
 	}
-	return func() error {
-		cancel()
-		running.Wait()
-		var errs []error
-		for _, s := range d.sinks {
-			errs = append(errs, s.Close())
-		}
-		return errors.Join(errs...)
-	}, nil
+	return startBeside(ctx, all, d.logger), nil
 }

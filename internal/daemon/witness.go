@@ -28,7 +28,11 @@ const (
 	witnessTimeout = 10 * time.Second
 	// lastPushTimeout bounds the one that a daemon which ends waits for.
 	lastPushTimeout = 2 * time.Second
+	// hangGrace is how much longer one may take before it is told that the witness hangs: one to a file cannot be broken off.
+	hangGrace = time.Second
 )
+
+var errHangs = errors.New("it hangs: the last push has not come to an end")
 
 // WitnessConfig is somebody who keeps the checkpoints of the log, so that whoever holds this machine cannot rewrite the past unseen.
 // Give File, URL or Git.
@@ -251,8 +255,17 @@ func (w *witness) step(ctx context.Context, timeout time.Duration, log store.Rea
 		return
 	}
 	if err == nil {
-		err = w.push(ctx, checkpoint)
+		late := make(chan struct{})
+		hangs := time.AfterFunc(timeout+hangGrace, func() { defer close(late); w.told(checkpoint, errHangs) })
+		if err = w.push(ctx, checkpoint); !hangs.Stop() {
+			<-late
+		}
 	}
+	w.told(checkpoint, err)
+}
+
+// told keeps what became of a push, and tells the operators of a change.
+func (w *witness) told(checkpoint []byte, err error) {
 	w.note(checkpoint, err)
 	if err != nil {
 		if w.failed++; w.failed == 1 {
@@ -267,11 +280,10 @@ func (w *witness) step(ctx context.Context, timeout time.Duration, log store.Rea
 }
 
 // startWitnesses returns once they run; stop ends them, after a last push.
-func startWitnesses(ctx context.Context, witnesses []*witness, log store.Reader) (stop func()) {
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	var running sync.WaitGroup
+func startWitnesses(ctx context.Context, witnesses []*witness, log store.Reader, logger *slog.Logger) (stop func() error) {
+	var all []beside
 	for _, w := range witnesses {
-		running.Go(func() { w.run(ctx, log) })
+		all = append(all, beside{"witness", w.name, func(ctx context.Context) { w.run(ctx, log) }, nil})
 	}
-	return func() { cancel(); running.Wait() }
+	return startBeside(context.WithoutCancel(ctx), all, logger)
 }

@@ -24,7 +24,12 @@ const (
 	lastWait  = time.Minute
 	// sendTimeout bounds one attempt.
 	sendTimeout = 30 * time.Second
+	// hangGrace is how much longer one may take before it is told that the sink hangs.
+	hangGrace = time.Second
 )
+
+// errHangs: a target that writes to a file of a server that is gone cannot be broken off.
+var errHangs = fmt.Errorf("it hangs: the last attempt has not come to an end within %s", sendTimeout)
 
 // Target is where a sink sends events. The four there are: File, Syslog, Webhook and OTLP.
 type Target interface {
@@ -169,9 +174,7 @@ func (s *Sink) step(ctx context.Context) error {
 	if err := s.cursor.try(end); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-	defer cancel()
-	err = s.cfg.Target.Send(ctx, events)
+	err = s.send(ctx, events)
 	if rejected, ok := errors.AsType[*RejectedError](err); ok {
 		s.cfg.Logger.Error("sink leaves events out that its target refuses", "sink", s.cfg.Name, "from", s.cursor.Next, "before", end, "error", rejected)
 		s.mu.Lock()
@@ -183,6 +186,19 @@ func (s *Sink) step(ctx context.Context) error {
 		return err
 	}
 	return s.cursor.done(end)
+}
+
+// send hands events over. Of a target that does not come back in time it is told meanwhile.
+func (s *Sink) send(ctx context.Context, events []Event) error {
+	ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+	defer cancel()
+	late := make(chan struct{})
+	hangs := time.AfterFunc(sendTimeout+hangGrace, func() { defer close(late); s.note(errHangs) })
+	err := s.cfg.Target.Send(ctx, events)
+	if !hangs.Stop() {
+		<-late // so that what is noted of this attempt afterwards stays
+	}
+	return err
 }
 
 // read returns the next events, at least one.
