@@ -282,6 +282,9 @@ func (c *Config) validate() error {
 		err := s.validate()
 		require(err == nil, "sinks.%s: %w", s.Name, err)
 	}
+	if err := c.checkOutputs(); err != nil {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
 }
 

@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io/fs"
 	"math/big"
 	"os"
@@ -138,6 +139,25 @@ func TestMistakesKeepTheDaemonFromStarting(t *testing.T) {
 		{"two sinks of one name", func(t *testing.T, dir string) {
 			edit(t, dir, "policy:", "sinks: [{name: s, file: a}, {name: s, file: b}]\npolicy:")
 		}, []string{"two are named", `"s"`}},
+		{"two sinks to one file", func(t *testing.T, dir string) {
+			edit(t, dir, "policy:", fmt.Sprintf("sinks: [{name: a, file: x/../events}, {name: b, file: %q}]\npolicy:", at(dir, "events")))
+		}, []string{"sinks.b", "events is what sinks.a writes"}},
+		{"a witness to the file of a sink", func(t *testing.T, dir string) {
+			edit(t, dir, "policy:", "sinks: [{name: a, file: ./events}]\nwitnesses: [{url: 'https://x'}, {file: events}]\npolicy:")
+		}, []string{"witnesses: number 2", "events is what sinks.a writes"}},
+		{"two witnesses to one repository", func(t *testing.T, dir string) {
+			edit(t, dir, "policy:", "witnesses: [{git: a.git}, {git: a.git/}]\npolicy:")
+		}, []string{"witnesses: number 2", "a.git/ is what witnesses: number 1 writes"}},
+		{"a sink to the log", sinkOf("file: ./log.db"), []string{"sinks.s", "log.db is the log"}},
+		{"a sink to the head of the log", sinkOf("file: log.db.head"), []string{"sinks.s", "is the head of the log"}},
+		{"a sink to the key of the log", sinkOf("file: keys/log"), []string{"sinks.s", "keys/log is a file of keys"}},
+		{"a sink to a CA key", sinkOf("file: keys/ca-prod"), []string{"sinks.s", "keys/ca-prod is a file of keys"}},
+		{"a sink to the TLS certificate", sinkOf("file: tls/cert.pem"), []string{"sinks.s", "tls/cert.pem is a file of keys"}},
+		{"a sink to its cursor", sinkOf("file: sinks/s.cursor"), []string{"sinks.s", "is where the sink s stopped"}},
+		{"a sink to the policy", sinkOf("file: policy/teams/events"), []string{"sinks.s", "in the folder of the policy"}},
+		{"a witness to the configuration", func(t *testing.T, dir string) {
+			edit(t, dir, "policy:", "witnesses: [{file: hallpassd.yaml}]\npolicy:")
+		}, []string{"witnesses: number 1", "is the configuration"}},
 		{"a second document", func(t *testing.T, dir string) { edit(t, dir, "policy:", "---\npolicy:") }, []string{"hallpassd.yaml"}},
 		{"no configuration", func(t *testing.T, dir string) { os.Remove(at(dir, daemon.ConfigName)) }, []string{"hallpassd.yaml", "hallpassd init"}},
 		{"an empty configuration", func(t *testing.T, dir string) { write(t, at(dir, daemon.ConfigName), "") }, []string{"hallpassd.yaml"}},
