@@ -172,6 +172,9 @@ func newWitness(cfg *Config, c WitnessConfig, logger *slog.Logger) (*witness, er
 
 // appendCheckpoint adds a checkpoint to a file, unless it is the last one there.
 func appendCheckpoint(file string, checkpoint []byte) error {
+	if err := checkRegular(file); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o644) // everybody may read what is no secret
 	if err != nil {
 		return err
@@ -191,14 +194,19 @@ func appendCheckpoint(file string, checkpoint []byte) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
+// checkRegular refuses what is no regular file, such as a named pipe or a device: to write to it may never come to an end.
+func checkRegular(path string) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file: name one", path)
+	}
+	return nil
+}
+
 // lastBytes returns the last n bytes of a file, or all if it has less.
 func lastBytes(f *os.File, n int) ([]byte, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, err
-	}
-	if !info.Mode().IsRegular() {
-		return nil, nil // a pipe or a device, of which nothing can be read back
 	}
 	from := max(0, info.Size()-int64(n))
 	b := make([]byte, info.Size()-from)

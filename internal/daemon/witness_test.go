@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -141,6 +142,21 @@ func gitOutput(t *testing.T, dir string, args ...string) string {
 		t.Fatalf("git %q: %v", args, err)
 	}
 	return string(out)
+}
+
+// TestAWitnessThatIsNoRegularFile is told of, and holds up neither the daemon nor its end.
+func TestAWitnessThatIsNoRegularFile(t *testing.T) {
+	t.Parallel()
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := stack.New(t, "", fmt.Sprintf("witnesses: [{file: %q, every: 1s}]\n", pipe))
+	s.Run()
+	if line := s.Output.Await(t, 0, "a witness does not get"); !strings.Contains(line, pipe+" is not a regular file: name one") {
+		t.Errorf("the operators were told: %s", line)
+	}
+	s.Stop()
 }
 
 func TestWitnessesThatAreNone(t *testing.T) {
