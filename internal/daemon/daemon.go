@@ -83,6 +83,9 @@ func Run(ctx context.Context, cfg *Config, stderr io.Writer) (err error) {
 	}
 	defer d.verifier.Close()
 	defer d.lists.close()
+	if err := cfg.makeFolders(); err != nil {
+		return err
+	}
 	stopSinks, err := d.startSinks(ctx, parts)
 	if err != nil {
 		return unlessAsked(ctx, err)

@@ -3,6 +3,8 @@ package daemon
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 )
 
@@ -99,4 +101,42 @@ func (c *Config) checkOutputs() error {
 		taken[o.path] = "what " + o.of + " writes"
 	}
 	return errors.Join(errs...)
+}
+
+// checkPlaces says, before anything runs, of which files it is plain that they cannot be written.
+func (c *Config) checkPlaces() error {
+	var errs []error
+	for _, o := range c.outputs() {
+		if o.repo {
+			continue
+		}
+		err := checkRegular(o.path)
+		folder, statErr := os.Stat(filepath.Dir(o.path))
+		switch {
+		case errors.Is(statErr, fs.ErrNotExist) && !filepath.IsAbs(o.name): // it is made at the start
+		case errors.Is(statErr, fs.ErrNotExist):
+			err = fmt.Errorf("the folder of %s does not exist: make it, for the daemon's user, or mount what it is on", o.path)
+		case statErr != nil:
+			err = statErr
+		case !folder.IsDir():
+			err = fmt.Errorf("%s is no folder, and %s was to be in it: name another file", filepath.Dir(o.path), filepath.Base(o.path))
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", o.of, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// makeFolders makes those of the files that are beside the configuration. One elsewhere may be on what is not mounted yet.
+func (c *Config) makeFolders() error {
+	for _, o := range c.outputs() {
+		if o.repo || filepath.IsAbs(o.name) {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(o.path), 0o700); err != nil {
+			return fmt.Errorf("%s: make the folder of %s: %w", o.of, o.name, err)
+		}
+	}
+	return nil
 }

@@ -46,6 +46,9 @@ func Check(cfg *Config) error {
 	if err := parts.reach(); err != nil {
 		return err
 	}
+	if err := cfg.checkPlaces(); err != nil {
+		return err
+	}
 	return checkPolicy(context.Background(), cfg, parts.authorities)
 }
 

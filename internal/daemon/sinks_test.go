@@ -2,14 +2,17 @@ package daemon_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/ca"
 	"github.com/hallpass-ssh/hallpass/internal/client"
+	"github.com/hallpass-ssh/hallpass/internal/daemon"
 	"github.com/hallpass-ssh/hallpass/internal/fixture/stack"
 	"github.com/hallpass-ssh/hallpass/internal/sink"
 )
@@ -17,10 +20,10 @@ import (
 // The log is sent on while the daemon runs, goes on after a restart, and holds nobody up that it cannot reach.
 func TestTheDaemonSendsItsLogOn(t *testing.T) {
 	s := stack.New(t, "", `sinks:
-- {name: file, file: audit.jsonl}
+- {name: file, file: audit/now/log.jsonl}
 - {name: nobody, syslog: "unixgram:///nowhere/at/all"}
 `)
-	path := filepath.Join(s.Dir, "audit.jsonl")
+	path := filepath.Join(s.Dir, "audit", "now", "log.jsonl")
 	await := func(want int) []sink.Event {
 		t.Helper()
 		for {
@@ -53,6 +56,9 @@ func TestTheDaemonSendsItsLogOn(t *testing.T) {
 		last.Target.Domain != "app1.staging.example.com" || last.Own.Environment != "staging" || last.Own.Serial == "" {
 		t.Errorf("the certificate looks like %+v", last)
 	}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("the folder has the mode %v, %v", info.Mode(), err)
+	}
 	s.Stop()
 	s.Run()
 	issue(t, s, alice)
@@ -70,5 +76,32 @@ func issue(t *testing.T, s *stack.Stack, who client.SignIn) {
 	t.Helper()
 	if _, err := s.Client().Issue(t.Context(), who, ca.Request{Login: "deploy", Host: "app1.staging.example.com"}); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// What is plain before anything runs, check says, and makes nothing.
+func TestCheckNamesFilesThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	dir := initialised(t)
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config := string(read(t, filepath.Join(dir, daemon.ConfigName)))
+	for _, tt := range []struct{ parts, want string }{
+		{"sinks: [{name: s, file: audit/now/log.jsonl}]\nwitnesses: [{file: seen/checkpoints}]", ""},
+		{"sinks: [{name: s, file: /nowhere/at/all/log.jsonl}]", "sinks.s: the folder of /nowhere/at/all/log.jsonl does not exist: make it"},
+		{"witnesses: [{file: /nowhere/at/all/checkpoints}]", "witnesses: number 1: the folder of /nowhere/at/all/checkpoints does not exist"},
+		{"sinks: [{name: s, file: hallpassd.yaml/log.jsonl}]", "is no folder, and log.jsonl was to be in it"},
+		{fmt.Sprintf("sinks: [{name: s, file: %q}]", pipe), "sinks.s: " + pipe + " is not a regular file: name one"},
+	} {
+		write(t, filepath.Join(dir, daemon.ConfigName), config+"\n"+tt.parts+"\n")
+		code, out := program(t, "check", "--dir", dir)
+		if (code == 0) != (tt.want == "") || !strings.Contains(out, tt.want) {
+			t.Errorf("%s: code %d, %s", tt.parts, code, out)
+		}
+		if _, err := os.Stat(filepath.Join(dir, "audit")); !os.IsNotExist(err) {
+			t.Errorf("%s: check made a folder: %v", tt.parts, err)
+		}
 	}
 }
