@@ -62,6 +62,7 @@ func TestAWitnessThatHangsDoesNotLookWell(t *testing.T) {
 			t.Error("it looks ill after 9 seconds")
 		}
 		time.Sleep(3 * time.Second)
+		synctest.Wait()
 		if up() || !strings.Contains(said.String(), "it hangs") {
 			t.Errorf("it looks well after 12 seconds; the operators were told: %s", &said)
 		}
