@@ -83,7 +83,7 @@ func serveBare(in io.Reader, out io.Writer) error {
 	if err := json.Unmarshal([]byte(os.Getenv(bareVariable)), &c); err != nil {
 		return err
 	}
-	defer runtime.KeepAlive(make([]byte, 40<<20))
+	defer runtime.KeepAlive(make([]byte, 32<<20))
 	s, err := newBareServer(c)
 	if err != nil {
 		return err

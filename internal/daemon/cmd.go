@@ -116,14 +116,14 @@ func runCommand(stderr io.Writer) *cobra.Command {
 	return cmd
 }
 
-// ballast lets at least 40 MB be allocated before the collector runs, unless GOGC says otherwise, as long as it is kept alive: it is
+// ballast lets at least 32 MB be allocated before the collector runs, unless GOGC says otherwise, as long as it is kept alive: it is
 // never touched, so it takes no memory, but it counts as in use. Little is in use between requests, and the collector would run all the
 // time; this saves a tenth of the CPU of each certificate.
 func ballast() []byte {
 	if os.Getenv("GOGC") != "" {
 		return nil
 	}
-	return make([]byte, 40<<20)
+	return make([]byte, 32<<20)
 }
 
 func checkCommand() *cobra.Command {
