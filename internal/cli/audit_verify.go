@@ -207,7 +207,7 @@ func rows(stored iter.Seq2[bolt.Row, error], what string) iter.Seq2[[]byte, erro
 func storedFacts(raw *bolt.Raw) iter.Seq2[verify.Fact, error] {
 	return func(yield func(verify.Fact, error) bool) {
 		for f, err := range raw.Facts() {
-			if !yield(verify.Fact{Key: f.Key, Value: f.Value, Expires: f.Expires}, err) || err != nil {
+			if !yield(verify.Fact{Key: f.Key, Value: f.Value, Expires: f.Expires, Record: f.Record}, err) || err != nil {
 				return
 			}
 		}

@@ -421,6 +421,16 @@ func TestVerifyNamesTheFirstBadRecord(t *testing.T) {
 				r.GetDecided().Token.AuthTime = timestamppb.New(r.GetTime().AsTime().Add(time.Hour))
 			})
 		}, l.staging, "by a sign-in at"},
+		{"a fact that expires said to be of another record", func(d *doctored) {
+			d.edit(func(tx *bbolt.Tx) error {
+				b := tx.Bucket([]byte("facts_expiry"))
+				k, v := b.Cursor().First()
+				earlier, value := bytes.Clone(k), bytes.Clone(v)
+				other := bytes.Clone(earlier)
+				other[15] ^= 0x40
+				return errors.Join(b.Put(other, value), b.Delete(earlier))
+			})
+		}, noRecord + 1, "was changed"},
 		{"a fact hidden behind one that expired", func(d *doctored) {
 			d.edit(func(tx *bbolt.Tx) error {
 				return tx.Bucket([]byte("facts_expiry")).Put(slices.Concat(place(1<<63), place(0), []byte(audit.PolicyFact)), []byte{1})

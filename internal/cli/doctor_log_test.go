@@ -82,7 +82,11 @@ func (d *doctored) rewrite(records [][]byte) {
 				return err
 			}
 		}
-		facts := map[string]audit.Fact{}
+		type placed struct {
+			audit.Fact
+			record uint64
+		}
+		facts := map[string]placed{}
 		for i, record := range records {
 			if err := tx.Bucket([]byte("records")).Put(place(uint64(i)), record); err != nil {
 				return err
@@ -103,11 +107,13 @@ func (d *doctored) rewrite(records [][]byte) {
 					delete(facts, string(f.Key))
 					continue
 				}
-				facts[string(f.Key)] = f
+				if old, stands := facts[string(f.Key)]; !stands || f.Rule != audit.Same || !old.Expires.Equal(f.Expires) {
+					facts[string(f.Key)] = placed{f, uint64(i)}
+				}
 			}
 		}
 		for _, key := range slices.Sorted(maps.Keys(facts)) {
-			if err := putFact(tx, facts[key]); err != nil {
+			if err := putFact(tx, facts[key].Fact, facts[key].record); err != nil {
 				return err
 			}
 		}
@@ -116,11 +122,11 @@ func (d *doctored) rewrite(records [][]byte) {
 }
 
 // putFact stores a fact where the store would.
-func putFact(tx *bbolt.Tx, f audit.Fact) error {
+func putFact(tx *bbolt.Tx, f audit.Fact, record uint64) error {
 	if f.Expires.IsZero() {
 		return tx.Bucket([]byte("facts")).Put(f.Key, append([]byte{}, f.Value...))
 	}
-	return tx.Bucket([]byte("facts_expiry")).Put(slices.Concat(place(uint64(f.Expires.Unix())), place(0), f.Key), f.Value)
+	return tx.Bucket([]byte("facts_expiry")).Put(slices.Concat(place(uint64(f.Expires.Unix())), place(record), f.Key), f.Value)
 }
 
 // sign hashes the records and signs the tree.

@@ -194,7 +194,7 @@ func (l *aged) check(t testing.TB, path string, archives ...string) (*verify.Sum
 		InIndex: audit.InIndex,
 		Stored: func(yield func(verify.Fact, error) bool) {
 			for f, err := range raw.Facts() {
-				if !yield(verify.Fact{Key: f.Key, Value: f.Value, Expires: f.Expires}, err) {
+				if !yield(verify.Fact{Key: f.Key, Value: f.Value, Expires: f.Expires, Record: f.Record}, err) {
 					return
 				}
 			}

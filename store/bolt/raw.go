@@ -27,6 +27,7 @@ type Row struct{ Key, Value []byte }
 type RawFact struct {
 	Key, Value []byte
 	Expires    time.Time // zero for never
+	Record     uint64    // from which one that expires is said to follow
 }
 
 // OpenRaw opens a copy. Close it when done.
@@ -124,7 +125,7 @@ func (r *Raw) Facts() iter.Seq2[RawFact, error] {
 
 func rawExpiring(row Row) (RawFact, error) {
 	p, key, err := cutPlace(row.Key)
-	return RawFact{Key: key, Value: row.Value, Expires: time.Unix(int64(p.expires), 0)}, err
+	return RawFact{Key: key, Value: row.Value, Expires: time.Unix(int64(p.expires), 0), Record: p.index}, err
 }
 
 // Blob returns the bytes stored under a digest, whatever they are; nil if there are none.

@@ -105,7 +105,7 @@ func (k *checker) reach(next *pb.Record) error {
 			delete(k.projection.facts, string(f.GetKey()))
 			continue
 		}
-		k.projection.facts[string(f.GetKey())] = standing{value: f.GetValue(), expires: expiry(f), index: a.index}
+		k.projection.facts[string(f.GetKey())] = standing{value: f.GetValue(), expires: expiry(f), index: a.index, carried: true}
 	}
 	if k.source.Resume != nil {
 		k.index, err = k.source.Resume(a.before())

@@ -19,6 +19,8 @@ type standing struct {
 	value   []byte
 	expires time.Time
 	index   uint64
+	// carried says that an archive carried it over, so that the record which it follows from is not known.
+	carried bool
 	// seen says that it was found among the stored facts.
 	seen bool
 }
@@ -92,7 +94,10 @@ func (p *projection) put(index uint64, at time.Time, facts []Fact) {
 		case f.Rule == New && f.Expires.IsZero():
 			p.once.add(f)
 		default:
-			p.facts[string(f.Key)] = standing{value: f.Value, expires: f.Expires, index: index}
+			old, stands := p.facts[string(f.Key)]
+			if !stands || old.expired(at) || f.Expires.IsZero() || !old.same(f.Value, f.Expires) { // else it stays where it is
+				p.facts[string(f.Key)] = standing{value: f.Value, expires: f.Expires, index: index}
+			}
 		}
 	}
 }
@@ -139,7 +144,7 @@ func (p *projection) compare(s Source, a *archive) (uint64, error) {
 		want, known := p.facts[string(f.Key)]
 		switch {
 		case known && !want.expired(p.time):
-			if !bytes.Equal(want.value, f.Value) || want.expires.Unix() != f.Expires.Unix() && (!want.expires.IsZero() || !f.Expires.IsZero()) {
+			if !want.same(f.Value, f.Expires) || !f.Expires.IsZero() && f.Record != want.index && !want.carried {
 				return n, &RecordError{Index: want.index, Err: &FactError{f.Key, fmt.Errorf("the stored fact %q, which follows from it, was changed", printable(f.Key))}}
 			}
 			if want.seen {

@@ -66,6 +66,8 @@ type Fact struct {
 	Expires time.Time
 	// Rule says what must hold when the fact is written; only of derived ones.
 	Rule Rule
+	// Record is the one from which a fact that expires is said to follow; only of stored ones.
+	Record uint64
 }
 
 // Rule says what must hold when a fact is written.
