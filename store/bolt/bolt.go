@@ -121,6 +121,7 @@ type Store struct {
 	opened time.Time
 	uptime time.Duration
 	file   os.FileInfo // of the file that is open
+	handle *os.File    // that bbolt writes to
 	mapped int         // see mapSize
 	// archived is the index before which records may be missing, because they were archived; 0 for none. It is that of the file.
 	archived uint64
@@ -140,6 +141,9 @@ type Store struct {
 	index *audit.Index
 	// wrote is how long the newest commit took to write and sync the file. It belongs to the committer too.
 	wrote time.Duration
+	// zeros are written ahead of the tree, up to reserved. Both belong to the committer.
+	zeros    []byte
+	reserved int64
 
 	// mu guards what is known to be durable.
 	mu      sync.Mutex
@@ -314,6 +318,7 @@ func (s *Store) opener(openFile func(string, int, os.FileMode) (*os.File, error)
 		if s.file, err = f.Stat(); err != nil {
 			return nil, errors.Join(err, f.Close())
 		}
+		s.handle = f
 		return f, nil
 	}
 }
@@ -346,6 +351,7 @@ func (s *Store) shut() error {
 			s.cfg.Logger.Warn("the head of the log cannot be written: it lags behind", "error", err)
 		}
 	}
+	s.release()
 	if err := s.db.Close(); err != nil {
 		return fmt.Errorf("close log %s: %w", s.path, err)
 	}

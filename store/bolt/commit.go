@@ -103,6 +103,7 @@ func (s *Store) committer() {
 			if len(batch) > 0 {
 				s.crowded.Store(len(batch) > crowd)
 				s.commit(batch)
+				s.reserve()
 			}
 			if s.isDead() {
 				return
