@@ -272,6 +272,9 @@ func TestAFollowerThatHangsUp(t *testing.T) {
 	if _, err := stream.Recv(); status.Code(err) != codes.Canceled {
 		t.Errorf("got %v, want Canceled", err)
 	}
+	for !strings.Contains(s.Output.String(), "FollowRecords") { // until the daemon knows, or it would end the call itself
+		time.Sleep(10 * time.Millisecond)
+	}
 	s.Stop()
 	if strings.Contains(s.Output.String(), `"level":"ERROR"`) {
 		t.Errorf("a follower that hung up is no error:\n%s", s.Output)
