@@ -25,7 +25,7 @@ const comment = "hallpass sign-in"
 
 // ErrGone says that the private half of the key is nowhere to be found: the agent was restarted, its lifetime is over, or the
 // agent is locked, which then looks empty.
-var ErrGone = errors.New("the agent does not show the key of this sign-in: it was restarted, or it is locked (ssh-add -X unlocks it)")
+var ErrGone = errors.New("the agent does not show the key of this sign-in: it was restarted or emptied, or it is locked (ssh-add -X unlocks it)")
 
 // Candidate is a key that may become that of a sign-in. Until it is installed, a fresh one exists in memory only.
 type Candidate struct {

@@ -20,13 +20,7 @@ var ErrErased = errors.New("inputs erased")
 //
 // Of the key, a policy knows no more than its type, and of a refused request the log has no more.
 func Question(d *pb.Decided, snapshot, lists []byte) (ca.Question, error) {
-	if snapshot == nil {
-		return ca.Question{}, ErrErased
-	}
-	if digest := Digest(snapshot); string(digest[:]) != string(d.GetCaller().GetSnapshot()) {
-		return ca.Question{}, errors.New("read the inputs of a decision: the identity snapshot is not the one that the record cites")
-	}
-	id, err := Identity(snapshot)
+	id, err := CitedIdentity(d.GetCaller(), snapshot)
 	if err != nil {
 		return ca.Question{}, fmt.Errorf("read the inputs of a decision: %w", err)
 	}
@@ -66,15 +60,24 @@ func QuestionOf(id ca.Identity, d *pb.Decided, lists []byte) (ca.Question, error
 	return q, nil
 }
 
+// CitedIdentity reads the identity that a caller cites. The snapshot is what the log has under that digest; nil is ErrErased.
+func CitedIdentity(c *pb.Caller, snapshot []byte) (ca.Identity, error) {
+	if snapshot == nil {
+		return ca.Identity{}, ErrErased
+	}
+	if digest := Digest(snapshot); string(digest[:]) != string(c.GetSnapshot()) {
+		return ca.Identity{}, errors.New("the identity snapshot is not the one that the record cites")
+	}
+	return Identity(snapshot)
+}
+
 // CheckCaller says whether a record cites the identity of its caller.
 func CheckCaller(c *pb.Caller, id ca.Identity) error {
 	if c.GetIssuer() != id.Issuer || c.GetSubject() != id.Subject || ca.CallerKind(c.GetKind()) != id.Kind {
-		return fmt.Errorf("its caller is %s, and the identity that it cites is that of %s", printedCaller(c.GetIssuer(), c.GetSubject()), printedCaller(id.Issuer, id.Subject))
+		return fmt.Errorf("its caller is %q of %q, and the identity that it cites is that of %q of %q", c.GetSubject(), c.GetIssuer(), id.Subject, id.Issuer)
 	}
 	return nil
 }
-
-func printedCaller(issuer, subject string) string { return fmt.Sprintf("%q of %q", subject, issuer) }
 
 // Identity is the reverse of Snapshot: what a policy saw of an identity.
 func Identity(snapshot []byte) (ca.Identity, error) {

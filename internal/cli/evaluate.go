@@ -119,13 +119,7 @@ func (e *evaluator) identity(c *pb.Caller) (ca.Identity, error) {
 	if err != nil {
 		return id, err
 	}
-	if snapshot == nil {
-		return id, audit.ErrErased
-	}
-	if audit.Digest(snapshot) != digest {
-		return id, errors.New("the identity snapshot is not the one that the record cites")
-	}
-	if id, err = audit.Identity(snapshot); err != nil {
+	if id, err = audit.CitedIdentity(c, snapshot); err != nil {
 		return id, err
 	}
 	e.mu.Lock()

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/hallpass-ssh/hallpass/internal/sink"
 )
 
 // output is a file that a sink or a witness writes, or the repository that a witness commits to.
@@ -110,7 +112,7 @@ func (c *Config) checkPlaces() error {
 		if o.repo {
 			continue
 		}
-		err := checkRegular(o.path)
+		err := sink.CheckRegular(o.path)
 		folder, statErr := os.Stat(filepath.Dir(o.path))
 		switch {
 		case errors.Is(statErr, fs.ErrNotExist) && !filepath.IsAbs(o.name): // it is made at the start

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/hallpass-ssh/hallpass/internal/audit"
+	"github.com/hallpass-ssh/hallpass/internal/sink"
 	"github.com/hallpass-ssh/hallpass/store"
 )
 
@@ -172,7 +173,7 @@ func newWitness(cfg *Config, c WitnessConfig, logger *slog.Logger) (*witness, er
 
 // appendCheckpoint adds a checkpoint to a file, unless it is the last one there.
 func appendCheckpoint(file string, checkpoint []byte) error {
-	if err := checkRegular(file); err != nil {
+	if err := sink.CheckRegular(file); err != nil {
 		return err
 	}
 	f, err := os.OpenFile(file, os.O_APPEND|os.O_CREATE|os.O_RDWR, 0o644) // everybody may read what is no secret
@@ -192,14 +193,6 @@ func appendCheckpoint(file string, checkpoint []byte) error {
 	}
 	_, err = f.Write(text)
 	return errors.Join(err, f.Sync(), f.Close())
-}
-
-// checkRegular refuses what is no regular file, such as a named pipe or a device: to write to it may never come to an end.
-func checkRegular(path string) error {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is not a regular file: name one", path)
-	}
-	return nil
 }
 
 // lastBytes returns the last n bytes of a file, or all if it has less.

@@ -153,12 +153,19 @@ func (f *File) look(path, logID string) (whole int64, rest int, err error) {
 	return whole, len(unfinished), nil
 }
 
-// openRegular opens a file. To open or read anything else, such as a named pipe or a device, may never come to an end.
 func openRegular(path string, flag int) (*os.File, error) {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s is not a regular file: name one", path)
+	if err := CheckRegular(path); err != nil {
+		return nil, err
 	}
 	return os.OpenFile(path, flag, 0o600)
+}
+
+// CheckRegular refuses what is there and no regular file, such as a named pipe or a device: to open or write it may never come to an end.
+func CheckRegular(path string) error {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("%s is not a regular file: name one", path)
+	}
+	return nil
 }
 
 // lastLine returns the last whole line of a file, nil if it has none, what follows it, and where that begins.
