@@ -21,6 +21,9 @@ var ErrErased = errors.New("inputs erased")
 // Of the key, a policy knows no more than its type, and of a refused request the log has no more.
 func Question(d *pb.Decided, snapshot, lists []byte) (ca.Question, error) {
 	id, err := CitedIdentity(d.GetCaller(), snapshot)
+	if errors.Is(err, ErrErased) {
+		return ca.Question{}, err
+	}
 	if err != nil {
 		return ca.Question{}, fmt.Errorf("read the inputs of a decision: %w", err)
 	}
